@@ -1,0 +1,1 @@
+"""How a script runs. Knows nothing of GitLab and never imports ``runner``."""

@@ -1,0 +1,292 @@
+"""The contract of an executor: one job's place to run, and what may go wrong there.
+
+An executor knows scripts, processes and directories. It knows nothing of GitLab: payloads, traces and stages stay in
+``runner``. Everything that a job starts must survive the death of the process that asked for it, and a second process
+that builds an :class:`Environment` from the same :class:`JobSpec` must find what the first one left.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+class Stream(enum.IntEnum):
+    """Which of its two streams a process wrote to. The values are those of the frames on disk."""
+
+    STDOUT = 1
+    STDERR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of output of a run: what one ``read`` brought.
+
+    ``time_ns`` is the wall clock (Unix nanoseconds) at which the bytes were read, as recorded on disk: a second reader
+    sees the same. ``next_offset`` continues :meth:`Environment.follow` behind this piece.
+    """
+
+    stream: Stream
+    time_ns: int
+    data: bytes
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How a run ended: ``exit_code`` (0..255), or ``signal`` where the process itself was killed by one.
+
+    ``truncated`` tells that output beyond the disk bound was dropped. ``leftovers`` names processes that the run left
+    behind, each as ``"<pid> <command>"``.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    cpu_s: float = 0.0
+    max_rss_bytes: int = 0
+    truncated: bool = False
+    leftovers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A program for the job's shell.
+
+    ``text`` is the whole script; ``stage`` is GitLab's name of the stage (``step_script``), for executors and logs.
+    ``predefined`` asks for the helper's place instead of the user's image, where an executor has two.
+    """
+
+    text: bytes
+    stage: str
+    predefined: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """A service beside the job. Only executors with containers look at it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    pull_policies: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    executor_opts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """The image that the job asks for. Only executors with containers look at it."""
+
+    name: str
+    entrypoint: tuple[str, ...] = ()
+    pull_policies: tuple[str, ...] = ()
+    executor_opts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What an executor needs to know of a job; the same for the daemon that accepted it and for one that adopts it.
+
+    ``record_dir`` is the job's directory of the state directory (0700, owned by the daemon); run directories and the
+    supervisor's socket and lock live there. ``project_dir`` and ``tmp_dir`` are absolute paths of this host (shell) or
+    of the container. ``shell`` is ``bash`` or ``sh``. ``user`` is the account of the job on this host, None for the
+    daemon's own.
+    ``output_limit_bytes`` bounds what one run may write to disk; past it output is dropped and ``truncated`` is set.
+    ``deadline_unix_s`` is when a supervisor without a daemon must end the job by itself (job timeout plus a margin).
+    ``orphan_grace_s`` is how long it goes on once no daemon is connected: None keeps it until the script ends.
+    ``environment`` is added to what every process of the job gets from the executor.
+    """
+
+    job_id: int
+    record_dir: Path
+    project_dir: str
+    tmp_dir: str
+    shell: str = "bash"
+    user: str | None = None
+    output_limit_bytes: int = 256 * 1024 * 1024
+    deadline_unix_s: float | None = None
+    orphan_grace_s: float | None = None
+    kill_leftovers: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    image: ImageSpec | None = None
+    services: tuple[ServiceSpec, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+OutputSink = Callable[[Output], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated."""
+
+    path: str
+    kind: str  # "file", "dir", "link", "other"
+    mode: int
+    size: int
+    mtime_ns: int
+
+
+class Workspace(Protocol):
+    """Files of a job, touched with the job user's rights and never through a symbolic link that the job planted.
+
+    Paths are absolute and must lie below ``project_dir`` or ``tmp_dir`` of the spec (or be one of them); every component
+    below that root is opened without following links. Errors: :class:`WorkspaceError`, which names operation and path.
+    """
+
+    async def make_dir(self, path: str, *, parents: bool = True) -> None:
+        """Create a directory (and the ones above it, also above the root); an existing one is fine."""
+        ...
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+        """Create or replace a regular file; a link or other thing in its place is removed first."""
+        ...
+
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
+        """The content of a regular file, at most ``limit`` bytes of it; None when there is none."""
+        ...
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Remove files, links and whole trees (made writable first where needed); missing ones are fine."""
+        ...
+
+    async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
+        """Remove entries below ``root`` with one of these base names, or regular files with one of these suffixes."""
+        ...
+
+    async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
+        """What lies below ``root``, links not followed; empty when it does not exist."""
+        ...
+
+    async def exists(self, path: str) -> bool:
+        """Whether something is there (a dangling link too)."""
+        ...
+
+
+class Environment(Protocol):
+    """One job's place to run.
+
+    Order: ``prepare`` first, ``cleanup`` last; in between any number of runs, one at a time, and tools. All methods may
+    be cancelled; ``cleanup`` is safe at any time, twice, and after a failed ``prepare``. A run is named by the caller,
+    who records the name durably *before* ``start``: a name is started at most once, whatever dies in between.
+    """
+
+    files: Workspace
+
+    async def prepare(self) -> None:
+        """Create the place, or find what an earlier daemon created. Idempotent. Raises :class:`PrepareError`."""
+        ...
+
+    async def describe(self) -> tuple[str, ...]:
+        """Lines for the log of the prepare stage (``Using Shell (bash) executor...``)."""
+        ...
+
+    async def hostname(self) -> str:
+        """The host name that the job's processes see."""
+        ...
+
+    async def login_environment(self) -> Mapping[str, str]:
+        """What a login shell of the job's user has in its environment; the environment of tools starts from it."""
+        ...
+
+    async def start(self, run: str, script: Script) -> None:
+        """Start a script under the name ``run`` (``1``, ``2``, …); returns once it runs or has been started before."""
+        ...
+
+    async def started(self, run: str) -> bool:
+        """Whether ``run`` was ever started."""
+        ...
+
+    def follow(self, run: str, offset: int = 0) -> AsyncIterator[Output]:
+        """Output of a run from ``offset`` on, as it comes; ends with the script (and with whoever holds its pipes,
+        for a bounded time)."""
+        ...
+
+    async def wait(self, run: str) -> ExitStatus:
+        """The status of a run, waiting for its end. Raises :class:`EnvironmentLost` when there can be none."""
+        ...
+
+    async def stop(self, run: str, *, grace_s: float) -> None:
+        """SIGTERM to everything the run started, after ``grace_s`` SIGKILL to what is left of it; returns when all is
+        gone. A run that has ended is fine."""
+        ...
+
+    async def discard(self, run: str) -> None:
+        """Further output of the run is not wanted: read it, do not store it."""
+        ...
+
+    async def tool(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        output: OutputSink | None = None,
+    ) -> ExitStatus:
+        """Run a program of the runner's (git) as the job's user in the helper's place, and wait for it.
+
+        ``env`` is added to the login environment. ``output`` gets both streams as they come; without it they are
+        dropped. Cancelling kills the program and everything it started. Never a shell string.
+        """
+        ...
+
+    async def kill_tools(self) -> None:
+        """End tools that an earlier daemon left running, and wait for them."""
+        ...
+
+    async def detach(self) -> None:
+        """Let go of the job without touching it: the scripts go on, another daemon takes over."""
+        ...
+
+    async def cleanup(self) -> None:
+        """Remove what was made for the job (not its directories on a shared host). Logs problems, never raises."""
+        ...
+
+
+class Executor(Protocol):
+    """Everything that the jobs of one kind share: opened once per daemon, hands out environments."""
+
+    async def open(self) -> None:
+        """Acquire what is shared (a warm parent process, a client). Raises :class:`PrepareError`."""
+        ...
+
+    def environment(self, spec: JobSpec) -> Environment:
+        """The place of one job; nothing happens before its ``prepare``."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what is shared; jobs that run go on."""
+        ...
+
+
+class ExecutorError(Exception):
+    """Something about the place to run went wrong; not the user's script."""
+
+
+class PrepareError(ExecutorError):
+    """The place to run could not be made; trying again may help."""
+
+
+class ImagePullError(PrepareError):
+    """An image could not be pulled."""
+
+
+class InvalidSpec(ExecutorError):
+    """The job asks for what cannot be; never retried."""
+
+
+class ExternalFailure(ExecutorError):
+    """A registry or another remote part failed."""
+
+
+class EnvironmentLost(ExecutorError):
+    """The place to run, or a run in it, vanished without leaving a status."""
+
+
+class WorkspaceError(ExecutorError):
+    """A file operation of the runner's in the workspace failed; names operation and path."""

@@ -1,0 +1,57 @@
+"""Which executors there are: the one list that configuration, daemon, help and contract tests read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from executors.base import Executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """Facts of this daemon that executors need. ``pass_env`` are globs of environment variables that jobs inherit;
+    ``state_dir`` is the daemon's; ``hidden_env`` names variables that never reach a job."""
+
+    state_dir: str
+    pass_env: tuple[str, ...] = ()
+    hidden_env: frozenset[str] = frozenset()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """An executor as the configuration names it.
+
+    ``table`` is its sub-table of ``[[runners]]`` (None: it has none), ``load`` imports and builds it on first use.
+    ``shells`` are the names that ``shell =`` may have, the first one the default. ``features`` are the keys of the
+    runner info that this executor adds. ``shared`` tells that the builds directory is shared between jobs.
+    """
+
+    name: str
+    title: str
+    load: Callable[[HostSettings], Executor]
+    table: str | None = None
+    shells: tuple[str, ...] = ("bash", "sh")
+    shared: bool = True
+    custom_build_dir: bool = False
+    safe_directory: bool = False
+    features: frozenset[str] = frozenset()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _shell(host: HostSettings) -> Executor:
+    from executors.shell import ShellExecutor
+
+    return ShellExecutor(host)
+
+
+KINDS: Mapping[str, Kind] = {
+    "shell": Kind(
+        name="shell",
+        title="Shell",
+        load=_shell,
+        features=frozenset({"variables", "shared"}),
+    ),
+}

@@ -1,0 +1,1 @@
+"""The job log: masks, timestamps, repair, the spool file and its upload."""

@@ -201,6 +201,10 @@ class Environment(Protocol):
         """Whether ``run`` was ever started."""
         ...
 
+    async def ended(self, run: str) -> bool:
+        """Whether ``run`` has left its status."""
+        ...
+
     def follow(self, run: str, offset: int = 0) -> AsyncIterator[Output]:
         """Output of a run from ``offset`` on, as it comes; ends with the script (and with whoever holds its pipes,
         for a bounded time)."""

@@ -1,0 +1,45 @@
+# One command each: `make demo` shows the runner at work, `make test` runs everything that continuous integration runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 6
+
+.PHONY: demo test check unit contract e2e lint format types clean
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.demo
+
+test: lint types unit contract e2e
+
+check: lint types unit contract
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP)
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+unit: $(STAMP)
+	$(BIN)/pytest -n 2 tests/unit
+
+contract: $(STAMP)
+	$(BIN)/pytest -n $(WORKERS) tests/contract
+
+e2e: $(STAMP)
+	$(BIN)/pytest -n 2 tests/e2e
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,319 @@
+"""A job on disk: what is true about it from the moment its 201 is read until the coordinator has taken its end.
+
+``state_dir/jobs/<short token>-<job id>/`` (0700) holds ``payload.json`` (the body as it came), ``accepted.json`` (who
+accepted it and how), ``journal.jsonl`` (one fact a line, written before it is acted on), ``trace`` (the log as the
+coordinator must see it) and ``run-<n>/`` of the executor. "Written" means ``write(2)``: it survives the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from runner.coordinator.payload import JobPayload, decode
+from runner.errors import RecordInvalid, RunnerError
+from runner.job.outcome import Outcome
+from runner.trace.log import LogState
+
+log = structlog.get_logger()
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Adoption that breaks this often sets a record aside: one bad record must not stop the daemon.
+MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """Who accepted the job, and what of that moment the job depends on.
+
+    ``runner`` is the configuration entry as JSON. Times are Unix nanoseconds. ``boot_id`` tells whether the host was
+    started anew since. ``builds_root`` and ``working_dir`` are absolute.
+    """
+
+    job_id: int
+    runner: msgspec.Raw
+    system_id: str
+    accepted_at_ns: int
+    concurrent_id: int
+    project_slot: int
+    correlation_id: str
+    boot_id: str
+    working_dir: str
+    job_user: str | None = None
+    ca_chain: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="acknowledged"):
+    """The coordinator has heard that the job runs."""
+
+    at_ns: int
+
+
+class StepStarted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="step_started"):
+    """A step of the job's path begins; ``log`` is the state of the log before its first byte.
+
+    ``run`` names the script of the step, where it has one: it is due from now on.
+    """
+
+    step: str
+    at_ns: int
+    log: LogState
+    run: str = ""
+
+
+class StepEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="step_ended"):
+    """A step is over; ``failure`` tells how, when it did not succeed; ``log`` is the state behind its last byte."""
+
+    step: str
+    at_ns: int
+    log: LogState
+    failure: Outcome | None = None
+    note: str = ""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="note"):
+    """A fact that a step found out and later ones need, by name."""
+
+    name: str
+    value: str
+
+
+class ScopeStopped(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="stopped"):
+    """The job or its script was stopped from outside."""
+
+    scope: str
+    reason: str
+    signal: str = ""
+
+
+class PatchSent(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="patch"):
+    """The log up to ``end`` is about to be sent: nothing before it may change any more."""
+
+    end: int
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="outcome"):
+    """The result of the job. ``quiet``: nothing is to be reported (the coordinator did not want the job)."""
+
+    outcome: Outcome
+    quiet: bool = False
+
+
+class Adopted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="adopted"):
+    """Another daemon took the job over."""
+
+    at_ns: int
+    pid: int
+
+
+Fact = Acknowledged | StepStarted | StepEnded | Note | ScopeStopped | PatchSent | Decided | Adopted
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)
+
+
+class Journal:
+    """The facts of a job in their order. A torn last line (the process died while writing it) is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.facts: list[Fact] = list(self._load())
+
+    def _load(self) -> Iterator[Fact]:
+        size = os.fstat(self._fd).st_size
+        if not size:
+            return
+        content = os.pread(self._fd, size, 0)
+        whole, newline, torn = content.rpartition(b"\n")
+        if torn:
+            os.ftruncate(self._fd, len(whole) + len(newline))
+        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise RecordInvalid(f"journal line {number}: {error}") from error
+
+    def append(self, fact: Fact) -> None:
+        """Write a fact down; it holds from here on, whatever happens to this process."""
+        self.facts.append(fact)
+        os.write(self._fd, _encoder.encode(fact) + b"\n")
+
+    def close(self) -> None:
+        """Close the file; the facts stay readable."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class JobRecord:
+    """One job's directory, open for the process that owns the job."""
+
+    def __init__(self, directory: Path, accepted: Accepted, raw_payload: bytes) -> None:
+        self.directory = directory
+        self.accepted = accepted
+        self.raw_payload = raw_payload
+        self.journal = Journal(directory / "journal.jsonl")
+        self.adopted = bool(self.journal.facts)
+
+    @property
+    def payload(self) -> JobPayload:
+        """The typed payload. Raises :class:`PayloadInvalid`."""
+        return decode(self.raw_payload)
+
+    @property
+    def trace_path(self) -> Path:
+        """The spool of the log."""
+        return self.directory / "trace"
+
+    @property
+    def outcome(self) -> Decided | None:
+        """The result, once there is one."""
+        return next((fact for fact in reversed(self.journal.facts) if isinstance(fact, Decided)), None)
+
+    @property
+    def highest_sent(self) -> int:
+        """No byte of the log before this offset may change."""
+        return max((fact.end for fact in self.journal.facts if isinstance(fact, PatchSent)), default=0)
+
+    @property
+    def same_boot(self) -> bool:
+        """Whether the processes of the job can still exist."""
+        return self.accepted.boot_id == boot_id()
+
+    def adoptions_without_progress(self) -> int:
+        """How often a daemon took this record over since it last got anywhere."""
+        count = 0
+        for fact in reversed(self.journal.facts):
+            if isinstance(fact, StepEnded | Decided):
+                break
+            count += isinstance(fact, Adopted)
+        return count
+
+    def close(self) -> None:
+        """Let go of the record; it stays on disk."""
+        self.journal.close()
+
+    def remove(self) -> None:
+        """The coordinator has taken the end: forget the job."""
+        self.journal.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class RecordStore:
+    """The records of one state directory, owned by one process at a time."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._jobs = state_dir / "jobs"
+        self._aside = state_dir / "set-aside"
+        self._lock_fd = -1
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock, to be passed on when this process re-executes itself."""
+        return self._lock_fd
+
+    def open(self, *, inherited_lock_fd: int | None = None) -> None:
+        """Take the directory. Raises :class:`RunnerError` when another daemon has it or it cannot be written."""
+        try:
+            for directory in (self._state_dir, self._jobs):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._jobs.chmod(0o700)
+            if inherited_lock_fd is not None:
+                self._lock_fd = inherited_lock_fd
+                os.set_inheritable(inherited_lock_fd, False)
+                return
+            self._lock_fd = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunnerError(
+                f"another daemon uses the state directory {self._state_dir}: stop it, or give this one a state_dir of "
+                "its own in [pyrunner]"
+            ) from error
+        except OSError as error:
+            raise RunnerError(f"cannot use the state directory {self._state_dir}: {error.strerror}") from error
+        self._write_lock_owner()
+
+    def _write_lock_owner(self) -> None:
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let another daemon have the directory."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def receive(self, raw: bytes) -> Path:
+        """Put the body of a 201 on disk before anything looks into it."""
+        directory = self._jobs / f".incoming-{secrets.token_hex(8)}"
+        directory.mkdir(mode=0o700)
+        write_private(directory / "payload.json", raw)
+        return directory
+
+    def accept(self, incoming: Path, short_token: str, accepted: Accepted, raw: bytes) -> JobRecord:
+        """Make a record of a received body. A record of the same job that is there already is set aside."""
+        directory = self._jobs / f"{_file_name(short_token)}-{accepted.job_id}"
+        write_private(incoming / "accepted.json", msgspec.json.encode(accepted))
+        if directory.exists():
+            self.set_aside(directory)
+        incoming.rename(directory)
+        return JobRecord(directory, accepted, raw)
+
+    def discard(self, directory: Path) -> None:
+        """Forget a received body that became no record."""
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def load(self, directory: Path) -> JobRecord:
+        """Open a record of an earlier daemon. Raises :class:`RecordInvalid`."""
+        try:
+            raw = (directory / "payload.json").read_bytes()
+            accepted = msgspec.json.decode((directory / "accepted.json").read_bytes(), type=Accepted)
+        except (OSError, msgspec.DecodeError) as error:
+            raise RecordInvalid(f"{directory.name}: {error}") from error
+        return JobRecord(directory, accepted, raw)
+
+    def directories(self) -> list[Path]:
+        """Records on disk, oldest first."""
+        found = [entry for entry in self._jobs.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        return sorted(found, key=lambda entry: entry.stat().st_mtime)
+
+    def unfinished(self) -> list[Path]:
+        """Bodies that were received, but not accepted before the process died."""
+        return [entry for entry in self._jobs.iterdir() if entry.name.startswith(".incoming-")]
+
+    def set_aside(self, directory: Path) -> Path:
+        """Move a record out of the way, without the token of its job."""
+        self._aside.mkdir(mode=0o700, exist_ok=True)
+        target = self._aside / f"{directory.name}-{secrets.token_hex(4)}"
+        directory.rename(target)
+        for name in ("payload.json", "accepted.json"):
+            (target / name).unlink(missing_ok=True)
+        return target
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Create a file that only this user reads."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb", closefd=True) as file:
+        file.write(content)
+
+
+def boot_id() -> str:
+    """What tells one start of this host from the next; empty where the system does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _file_name(text: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in text).lstrip(".") or "_"

@@ -40,7 +40,8 @@ class ExitStatus:
     """How a run ended: ``exit_code`` (0..255), or ``signal`` where the process itself was killed by one.
 
     ``truncated`` tells that output beyond the disk bound was dropped. ``leftovers`` names processes that the run left
-    behind, each as ``"<pid> <command>"``.
+    behind, each as ``"<pid> <command>"``. ``held`` tells that something held its pipes after its end and was not waited
+    for.
     """
 
     exit_code: int | None = None
@@ -48,6 +49,7 @@ class ExitStatus:
     cpu_s: float = 0.0
     max_rss_bytes: int = 0
     truncated: bool = False
+    held: bool = False
     leftovers: tuple[str, ...] = ()
 
 

@@ -1,0 +1,401 @@
+"""The shell executor: scripts run on this host, under a supervisor of their own, as the job's user."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from executors.accounts import Account, account, job_environment
+from executors.base import (
+    Entry,
+    Environment,
+    EnvironmentLost,
+    ExitStatus,
+    JobSpec,
+    Output,
+    OutputSink,
+    PrepareError,
+    Script,
+    Stream,
+    Workspace,
+    WorkspaceError,
+)
+from executors.registry import HostSettings
+from executors.supervision import SupervisorLink, WarmParent, is_supervised
+
+log = structlog.get_logger()
+
+FRAME = struct.Struct("<BQI")
+READ_BYTES = 1024 * 1024
+LOGIN_TIMEOUT_S = 30.0
+LOST_GRACE_S = 1.0
+PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
+
+
+class ShellExecutor:
+    """What all shell jobs of this daemon share: the warm parent, and the login environments it has read."""
+
+    def __init__(self, host: HostSettings) -> None:
+        self._host = host
+        self.parent = WarmParent()
+        self.logins: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
+
+    async def open(self) -> None:
+        """Start the warm parent, so that the first job does not wait for it."""
+        self.parent.start()
+
+    def environment(self, spec: JobSpec) -> Environment:
+        """The place of one job on this host."""
+        return ShellEnvironment(self, spec)
+
+    def base_environment(self, user: Account) -> dict[str, str]:
+        """The environment of a job's shell before its profile runs."""
+        return job_environment(
+            user, self._host.environment or os.environ, pass_env=self._host.pass_env, hidden=self._host.hidden_env
+        )
+
+    async def close(self) -> None:
+        """Let the warm parent end; supervisors and their scripts go on."""
+        self.parent.close()
+
+
+class ShellEnvironment:
+    """One job on this host."""
+
+    def __init__(self, executor: ShellExecutor, spec: JobSpec) -> None:
+        self._executor = executor
+        self._spec = spec
+        self._link = SupervisorLink(spec.record_dir)
+        self._tools = 0
+        self._user = account(spec.user)
+        self.files: Workspace = ShellWorkspace(self._link)
+
+    async def prepare(self) -> None:
+        """Find the shell, then find or start the supervisor."""
+        if shutil.which(self._spec.shell) is None or self._spec.shell not in ("bash", "sh"):
+            raise PrepareError(f"shell {self._spec.shell} not found")
+        if self._link.connected:
+            return
+        user = self._user
+        request = {
+            "directory": str(self._spec.record_dir),
+            "roots": [self._spec.project_dir, self._spec.tmp_dir],
+            "deadline": self._spec.deadline_unix_s,
+            "orphan_grace": self._spec.orphan_grace_s,
+            "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user.switch else None,
+        }
+        await self._executor.parent.spawn(request)
+        await self._link.connect()
+
+    async def describe(self) -> tuple[str, ...]:
+        """The line of the prepare stage."""
+        return (f"Using Shell ({self._spec.shell}) executor...",)
+
+    async def hostname(self) -> str:
+        """This host's name."""
+        return socket.gethostname()
+
+    async def login_environment(self) -> Mapping[str, str]:
+        """The environment of a login shell, read again only when a profile file changed."""
+        stamp = tuple(_mtime_ns(path.replace("~", self._user.home, 1)) for path in PROFILES)
+        key = (self._user.name, self._spec.shell)
+        known = self._executor.logins.get(key)
+        if known is None or known[0] != stamp:
+            known = (stamp, await self._read_login_environment())
+            self._executor.logins[key] = known
+        return known[1]
+
+    async def _read_login_environment(self) -> dict[str, str]:
+        pieces: list[bytes] = []
+
+        def keep(piece: Output) -> None:
+            if piece.stream is Stream.STDOUT:
+                pieces.append(piece.data)
+
+        marker = "\0pyrunner\0"
+        argv = [self._spec.shell, "-l", "-c", r"printf '\0pyrunner\0'; env -0"]
+        async with asyncio.timeout(LOGIN_TIMEOUT_S):
+            await self._run_tool(argv, cwd=None, env=self._executor.base_environment(self._user), stdin=b"", output=keep)
+        text = b"".join(pieces).decode(errors="surrogateescape").partition(marker)[2]
+        found = dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+        for name in ("_", "SHLVL", "PWD", "OLDPWD"):
+            found.pop(name, None)
+        return found or self._executor.base_environment(self._user)
+
+    async def start(self, run: str, script: Script) -> None:
+        """Hand the script to the supervisor as the file on its shell's standard input."""
+        name = f"run-{run}"
+        directory = self._spec.record_dir / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if (directory / "started").exists():
+            return
+        _write_private(directory / "script", script.text)
+        environment = {**self._executor.base_environment(self._user), **self._spec.environment}
+        answer = await self._link.call(
+            "start",
+            run=name,
+            argv=[self._spec.shell, "-l"],
+            env=environment,
+            cwd=self._working_dir(),
+            stdin="script",
+            limit=self._spec.output_limit_bytes,
+            kill_leftovers=self._spec.kill_leftovers,
+        )
+        if "error" in answer:
+            raise PrepareError(f"the script could not be started: {answer['error']}")
+
+    async def started(self, run: str) -> bool:
+        """Whether a shell was ever forked for this run."""
+        return (self._spec.record_dir / f"run-{run}" / "started").exists()
+
+    async def ended(self, run: str) -> bool:
+        """Whether the supervisor has written the run's status."""
+        return (self._spec.record_dir / f"run-{run}" / "status").exists()
+
+    async def follow(self, run: str, offset: int = 0) -> AsyncIterator[Output]:
+        """Frames from ``offset`` on, until the run's status is there."""
+        async for piece in self._follow(f"run-{run}", offset):
+            yield piece
+
+    async def _follow(self, name: str, offset: int) -> AsyncIterator[Output]:
+        directory = self._spec.record_dir / name
+        try:
+            fd = os.open(directory / "output", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            reader = _FrameReader(fd, offset)
+            while True:
+                self._link.moved.clear()
+                over = (directory / "status").exists()
+                for piece in reader.read():
+                    yield piece
+                if over or self._is_lost():
+                    for piece in reader.read():
+                        yield piece
+                    return
+                await self._link.moved.wait()
+        finally:
+            os.close(fd)
+
+    def _is_lost(self) -> bool:
+        return not self._link.connected and not is_supervised(self._spec.record_dir)
+
+    async def wait(self, run: str) -> ExitStatus:
+        """The status that the supervisor leaves behind."""
+        return await self._wait(f"run-{run}")
+
+    async def _wait(self, name: str) -> ExitStatus:
+        path = self._spec.record_dir / name / "status"
+        while True:
+            self._link.moved.clear()
+            try:
+                return _status(json.loads(path.read_bytes()))
+            except FileNotFoundError:
+                pass
+            if self._is_lost():
+                await asyncio.sleep(0)
+                if path.exists():
+                    continue
+                raise EnvironmentLost("the script is gone without a result (was the host restarted?)")
+            await self._link.moved.wait()
+
+    async def stop(self, run: str, *, grace_s: float) -> None:
+        """End everything that the job has started."""
+        if await self.ended(run) or not self._link.connected:
+            return
+        await self._link.call("stop", run=f"run-{run}", grace=grace_s)
+
+    async def discard(self, run: str) -> None:
+        """Tell the supervisor to drop further output."""
+        if self._link.connected:
+            await self._link.call("discard", run=f"run-{run}")
+
+    async def tool(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        output: OutputSink | None = None,
+    ) -> ExitStatus:
+        """Run a program as a child of the supervisor."""
+        environment = {**await self.login_environment(), **(env or {})}
+        return await self._run_tool(argv, cwd=cwd, env=environment, stdin=stdin, output=output)
+
+    async def _run_tool(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None,
+        env: Mapping[str, str],
+        stdin: bytes,
+        output: OutputSink | None,
+    ) -> ExitStatus:
+        name = self._tool_directory()
+        directory = self._spec.record_dir / name
+        _write_private(directory / "stdin", stdin)
+        try:
+            answer = await self._link.call(
+                "start", run=name, argv=list(argv), env=dict(env), cwd=cwd or self._working_dir(), stdin="stdin", tool=True
+            )
+            if "error" in answer:
+                raise PrepareError(f"{argv[0]} could not be started: {answer['error']}")
+            async for piece in self._follow(name, 0):
+                if output is not None:
+                    output(piece)
+            return await self._wait(name)
+        except asyncio.CancelledError:
+            self._link.tell("kill_tools")
+            raise
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _tool_directory(self) -> str:
+        while True:
+            self._tools += 1
+            name = f"tool-{self._tools}"
+            try:
+                (self._spec.record_dir / name).mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return name
+
+    async def kill_tools(self) -> None:
+        """End what an earlier daemon left running beside the script."""
+        if self._link.connected:
+            await self._link.call("kill_tools")
+        for directory in self._spec.record_dir.glob("tool-*"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def detach(self) -> None:
+        """Close the connection; supervisor and scripts go on."""
+        self._link.close()
+
+    async def cleanup(self) -> None:
+        """End the supervisor and whatever script still runs under it."""
+        try:
+            if not self._link.connected:
+                if not is_supervised(self._spec.record_dir):
+                    return
+                await self._link.connect()
+            if self._has_active_run():
+                await self._link.call("stop", grace=0)
+            await self._link.call("close")
+        except (EnvironmentLost, PrepareError, OSError) as error:
+            log.warning("supervisor could not be closed", error=str(error))
+        finally:
+            self._link.close()
+
+    def _has_active_run(self) -> bool:
+        return any(not (path.parent / "status").exists() for path in self._spec.record_dir.glob("*/started"))
+
+    def _working_dir(self) -> str:
+        return os.getcwd()  # noqa: PTH109 - a string for a message
+
+
+class ShellWorkspace:
+    """File operations, carried out below the job's directories by a child of its supervisor."""
+
+    def __init__(self, link: SupervisorLink) -> None:
+        self._link = link
+
+    async def _do(self, *operations: dict[str, Any]) -> list[Any]:
+        answer = await self._link.call("files", operations=list(operations))
+        if "error" in answer:
+            kinds = ", ".join(sorted({operation["kind"].replace("_", " ") for operation in operations}))
+            raise WorkspaceError(f"{kinds}: {answer['error']}")
+        results: list[Any] = answer["results"]
+        return results
+
+    async def make_dir(self, path: str, *, parents: bool = True) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "make_dir", "path": path})
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "write", "path": path, "data": base64.b64encode(data).decode(), "mode": mode})
+
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
+        return None if result is None else base64.b64decode(result)
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """See :class:`executors.base.Workspace`."""
+        if paths:
+            await self._do(*({"kind": "remove", "path": path} for path in paths))
+
+    async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "remove_matching", "path": root, "names": list(names), "suffixes": list(suffixes)})
+
+    async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
+        return [
+            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns)
+            for path, kind, mode, size, mtime_ns in result
+        ]
+
+    async def exists(self, path: str) -> bool:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "exists", "path": path})
+        return bool(result)
+
+
+class _FrameReader:
+    """Whole frames of a growing file; a torn one at its end waits for its rest."""
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd = fd
+        self._offset = offset
+
+    def read(self) -> list[Output]:
+        found: list[Output] = []
+        while True:
+            header = os.pread(self._fd, FRAME.size, self._offset)
+            if len(header) < FRAME.size:
+                return found
+            stream, time_ns, size = FRAME.unpack(header)
+            data = os.pread(self._fd, size, self._offset + FRAME.size)
+            if len(data) < size:
+                return found
+            self._offset += FRAME.size + size
+            found.append(Output(Stream(stream), time_ns, data, self._offset))
+
+
+def _status(found: dict[str, Any]) -> ExitStatus:
+    return ExitStatus(
+        exit_code=found["exit_code"],
+        signal=found["signal"],
+        cpu_s=found["cpu_s"],
+        max_rss_bytes=found["max_rss_bytes"],
+        truncated=found["truncated"],
+        held=found["held"],
+        leftovers=tuple(found["leftovers"]),
+    )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+
+
+def _mtime_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

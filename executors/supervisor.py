@@ -1,0 +1,811 @@
+"""The processes that own the scripts of jobs on this host. Standard library only; run as ``python -I -S supervisor.py FD``.
+
+The *warm parent* has one socket, to the daemon. On a request it forks a *supervisor* for one job, which lives in a session
+of its own, holds ``supervisor.lock`` of the job's record for life, and serves ``control.sock`` there with one JSON object
+a line. It is the subreaper of everything that the job starts. What a run prints goes to ``<run>/output`` as frames, how it
+ended to ``<run>/status``, whether a daemon is there or not.
+"""
+
+import base64
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import time
+
+FRAME = struct.Struct("<BQI")
+READ_BYTES = 256 * 1024
+PIPE_BYTES = 1024 * 1024
+# How long the output of a script is waited for once its shell has ended, while something still holds the pipes.
+HELD_PIPES_S = 5.0
+POLL_WHILE_STOPPING_S = 0.02
+PR_SET_CHILD_SUBREAPER = 36
+LEFTOVER_NAMES = 20
+
+
+def main():
+    """The warm parent: one request a line, answered once the supervisor's socket can be connected to."""
+    link = socket.socket(fileno=int(sys.argv[1]))
+    libc = ctypes.CDLL(None, use_errno=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    buffer = b""
+    while True:
+        reap()
+        ready, _, _ = select.select([link], [], [], 5.0)
+        if not ready:
+            continue
+        data = link.recv(65536)
+        if not data:
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            answer = spawn(link, libc, json.loads(line))
+            if answer is None:
+                return
+            link.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def reap():
+    """Forget supervisors that have ended."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+
+
+def spawn(link, libc, request):
+    """Fork a supervisor. None in a warm parent whose daemon is gone, and in the child once its work is over."""
+    directory = request["directory"]
+    try:
+        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        lock_fd = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=dir_fd)
+    except OSError as error:
+        return {"id": request["id"], "error": f"{directory}: {error.strerror}"}
+    listener = None
+    try:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return {"id": request["id"], "held": True}
+        try:
+            os.unlink("control.sock", dir_fd=dir_fd)
+        except FileNotFoundError:
+            pass
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(f"/proc/self/fd/{dir_fd}/control.sock")
+        listener.listen(4)
+        gone, _, _ = select.select([link], [], [], 0)
+        if gone and not link.recv(1, socket.MSG_PEEK):
+            return None
+        if os.fork() == 0:
+            link.close()
+            code = 1
+            try:
+                os.setsid()
+                libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+                Supervisor(request, dir_fd, lock_fd, listener).run()
+                code = 0
+            finally:
+                os._exit(code)
+        return {"id": request["id"], "held": False}
+    finally:
+        os.close(dir_fd)
+        os.close(lock_fd)
+        if listener is not None:
+            listener.close()
+
+
+class Run:
+    """A script or a tool: its shell, its two pipes, its files."""
+
+    def __init__(self, name, request, pid, output_fd, pipes):
+        self.name = name
+        self.pid = pid
+        self.output_fd = output_fd
+        self.pipes = pipes
+        self.room = request.get("limit", 1 << 62)
+        self.kill_leftovers = request.get("kill_leftovers", False)
+        self.is_tool = request.get("tool", False)
+        self.truncated = False
+        self.discarding = False
+        self.stopping = False
+        self.exit = None
+        self.give_up_at = None
+
+
+class Stop:
+    """A kill under way: SIGTERM was sent, SIGKILL follows at ``deadline``; ``reply`` is answered when all is gone."""
+
+    def __init__(self, reply, deadline, only):
+        self.reply = reply
+        self.deadline = deadline
+        self.only = only
+
+
+class Supervisor:
+    """One job's scripts. Single-threaded: one epoll loop."""
+
+    def __init__(self, request, dir_fd, lock_fd, listener):
+        self.dir_fd = dir_fd
+        self.lock_fd = lock_fd
+        self.listener = listener
+        self.user = request.get("user")
+        self.roots = request.get("roots", [])
+        self.deadline = request.get("deadline")
+        self.orphan_grace = request.get("orphan_grace")
+        self.client = None
+        self.inbox = b""
+        self.outbox = b""
+        self.disconnected_at = time.monotonic()
+        self.served = False
+        self.closing = False
+        self.expired = False
+        self.runs = {}
+        self.readers = {}
+        self.file_jobs = {}
+        self.stops = []
+        self.known_leftovers = set()
+        self.epoll = select.epoll()
+
+    def run(self):
+        """Serve until nothing is left to do."""
+        wake_read, wake_write = os.pipe()
+        for fd in (wake_read, wake_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.wake_read = wake_read
+        self.listener.setblocking(False)
+        self.epoll.register(self.listener, select.EPOLLIN)
+        self.epoll.register(wake_read, select.EPOLLIN)
+        while not self.is_done():
+            for fd, events in self.epoll.poll(self.timeout()):
+                self.handle(fd, events)
+            self.collect()
+            self.finish_runs()
+            self.advance_stops()
+            self.enforce_limits()
+
+    def is_done(self):
+        """Whether this process may end."""
+        if self.runs or self.stops or self.file_jobs:
+            return False
+        if self.closing:
+            return True
+        # A daemon that asked for this supervisor gets a moment to connect to it.
+        idle_s = time.monotonic() - self.disconnected_at
+        return self.client is None and (self.served or idle_s > 60)
+
+    def timeout(self):
+        """How long to sleep, seconds."""
+        if self.stops:
+            return POLL_WHILE_STOPPING_S
+        if any(run.exit is not None for run in self.runs.values()):
+            return 0.2
+        return 1.0 if self.client is None else 5.0
+
+    def handle(self, fd, events):
+        """React to what epoll saw."""
+        if fd in self.readers:
+            self.read_output(*self.readers[fd], fd)
+        elif fd in self.file_jobs:
+            self.read_files_answer(fd)
+        elif fd == self.listener.fileno():
+            self.accept()
+        elif fd == self.wake_read:
+            try:
+                os.read(fd, 4096)
+            except BlockingIOError:
+                pass
+        elif self.client is not None and fd == self.client.fileno():
+            self.serve(events)
+
+    # The daemon's connection
+
+    def accept(self):
+        """The newest daemon is the one that counts."""
+        client, _ = self.listener.accept()
+        self.drop_client()
+        client.setblocking(False)
+        self.client = client
+        self.served = True
+        self.inbox = self.outbox = b""
+        self.epoll.register(client, select.EPOLLIN)
+
+    def drop_client(self):
+        """The daemon is gone, or replaced."""
+        if self.client is not None:
+            self.epoll.unregister(self.client)
+            self.client.close()
+            self.client = None
+            self.disconnected_at = time.monotonic()
+
+    def serve(self, events):
+        """Read commands, send what is waiting."""
+        if events & select.EPOLLOUT:
+            self.flush()
+        if self.client is None or not events & ~select.EPOLLOUT:
+            return
+        try:
+            data = self.client.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.drop_client()
+            return
+        self.inbox += data
+        while b"\n" in self.inbox:
+            line, _, self.inbox = self.inbox.partition(b"\n")
+            self.obey(json.loads(line))
+
+    def send(self, message):
+        """Queue a message for the daemon; without one it is dropped: everything that counts is on disk."""
+        if self.client is None:
+            return
+        self.outbox += json.dumps(message).encode() + b"\n"
+        self.flush()
+
+    def flush(self):
+        """Send what fits."""
+        try:
+            while self.outbox:
+                sent = self.client.send(self.outbox)
+                self.outbox = self.outbox[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.drop_client()
+            return
+        waiting = select.EPOLLOUT if self.outbox else 0
+        self.epoll.modify(self.client, select.EPOLLIN | waiting)
+
+    def obey(self, request):
+        """Carry out one command."""
+        command = request["command"]
+        try:
+            if command == "start":
+                self.send({"id": request["id"], "started": self.start(request)})
+            elif command == "stop":
+                self.begin_stop(request.get("run"), request["grace"], request["id"])
+            elif command == "kill_tools":
+                self.kill_tools(request["id"])
+            elif command == "discard":
+                if request["run"] in self.runs:
+                    self.runs[request["run"]].discarding = True
+                self.send({"id": request["id"]})
+            elif command == "files":
+                self.start_files(request)
+            elif command == "close":
+                self.closing = True
+                self.send({"id": request["id"]})
+            else:
+                self.send({"id": request["id"], "error": f"unknown command {command}"})
+        except OSError as error:
+            self.send({"id": request["id"], "error": f"{command}: {error}"})
+
+    # Runs
+
+    def start(self, request):
+        """Start a run, once and for all: False when it was started before."""
+        name = request["run"]
+        run_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        try:
+            try:
+                os.close(os.open("started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=run_fd))
+            except FileExistsError:
+                return False
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            output_fd = os.open("output", flags, 0o600, dir_fd=run_fd)
+            stdin_fd = os.open(request["stdin"], os.O_RDONLY, dir_fd=run_fd)
+        finally:
+            os.close(run_fd)
+        pipes = [self.make_pipe(), self.make_pipe()]
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self.become(request, stdin_fd, pipes)
+        finally:
+            os.close(stdin_fd)
+        run = Run(name, request, pid, output_fd, {})
+        for stream, (read_fd, write_fd) in enumerate(pipes, start=1):
+            os.close(write_fd)
+            os.set_blocking(read_fd, False)
+            run.pipes[read_fd] = stream
+            self.readers[read_fd] = (run, stream)
+            self.epoll.register(read_fd, select.EPOLLIN)
+        self.runs[name] = run
+        return True
+
+    def make_pipe(self):
+        """A large pipe that the job's user may open again through /proc."""
+        read_fd, write_fd = os.pipe()
+        try:
+            fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # over the user's pipe quota: the default size does
+        if self.user:
+            os.fchown(write_fd, self.user["uid"], self.user["gid"])
+        return read_fd, write_fd
+
+    def become(self, request, stdin_fd, pipes):
+        """The child's way into the program; never returns."""
+        try:
+            os.setsid()
+            os.dup2(stdin_fd, 0)
+            os.dup2(pipes[0][1], 1)
+            os.dup2(pipes[1][1], 2)
+            for number in range(1, signal.NSIG):
+                try:
+                    signal.signal(number, signal.SIG_DFL)
+                except (OSError, ValueError):
+                    pass
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            self.drop_privileges()
+            os.chdir(request["cwd"])
+            os.execvpe(request["argv"][0], request["argv"], request["env"])
+        except OSError as error:
+            os.write(2, f"{request['argv'][0]}: {error.strerror}\n".encode())
+            os._exit(126 if error.errno == errno.EACCES else 127)
+        except BaseException as error:
+            os.write(2, f"{error}\n".encode())
+        os._exit(127)
+
+    def drop_privileges(self):
+        """Become the job's user, for good."""
+        if self.user:
+            os.setgroups(self.user["groups"])
+            os.setresgid(self.user["gid"], self.user["gid"], self.user["gid"])
+            os.setresuid(self.user["uid"], self.user["uid"], self.user["uid"])
+
+    def read_output(self, run, stream, fd):
+        """Move what a pipe holds into the run's file, as one frame."""
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close_pipe(run, fd)
+            return
+        if run.discarding:
+            return
+        kept = data[: max(run.room, 0)]
+        if len(kept) < len(data):
+            run.truncated = True
+        if not kept:
+            return
+        run.room -= len(kept)
+        try:
+            write_all(run.output_fd, FRAME.pack(stream, time.time_ns(), len(kept)) + kept)
+        except OSError:
+            # A full disk must not end the job; what is written so far stays readable up to its last whole frame.
+            run.truncated = run.discarding = True
+            return
+        self.send({"event": "output", "run": run.name})
+
+    def close_pipe(self, run, fd):
+        """One stream of a run is over."""
+        self.epoll.unregister(fd)
+        os.close(fd)
+        del self.readers[fd]
+        del run.pipes[fd]
+
+    def collect(self):
+        """Take the status of every child that has ended."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            for run in self.runs.values():
+                if run.pid == pid:
+                    run.exit = (status, usage)
+                    run.give_up_at = time.monotonic() + HELD_PIPES_S
+
+    def finish_runs(self):
+        """Write the status of runs whose shell has ended and whose output is read."""
+        for run in [run for run in self.runs.values() if run.exit is not None]:
+            held = bool(run.pipes)
+            if held and time.monotonic() < run.give_up_at:
+                continue
+            for fd in list(run.pipes):
+                self.close_pipe(run, fd)
+            self.write_status(run, held)
+            os.close(run.output_fd)
+            del self.runs[run.name]
+            self.send({"event": "exit", "run": run.name})
+
+    def write_status(self, run, held):
+        """Leave the result behind, by rename: it is there whole or not at all."""
+        status, usage = run.exit
+        leftovers = [] if run.stopping or run.is_tool else self.leftovers(run)
+        result = {
+            "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "truncated": run.truncated,
+            "held": held,
+            "leftovers": leftovers,
+        }
+        run_fd = os.open(run.name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        try:
+            fd = os.open("status.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=run_fd)
+            write_all(fd, json.dumps(result).encode())
+            os.close(fd)
+            os.rename("status.new", "status", src_dir_fd=run_fd, dst_dir_fd=run_fd)
+        except OSError:
+            pass  # no room for a status: whoever asks finds the run lost
+        finally:
+            os.close(run_fd)
+
+    def leftovers(self, run):
+        """Name the processes that a run left behind, and end them where that is wanted."""
+        found = [pid for pid in descendants(os.getpid()) if pid not in self.known_leftovers]
+        if run.kill_leftovers:
+            kill_all(found, signal.SIGKILL)
+            return []
+        names = [f"{pid} {name}" for pid in found if (name := process_name(pid))]
+        self.known_leftovers.update(found)
+        return names[:LEFTOVER_NAMES]
+
+    # Stopping
+
+    def begin_stop(self, name, grace, reply):
+        """SIGTERM to everything of the job; the rest happens in :meth:`advance_stops`."""
+        for run in self.runs.values():
+            run.stopping = True
+        kill_all(descendants(os.getpid()), signal.SIGTERM)
+        self.stops.append(Stop(reply, time.monotonic() + grace, None))
+
+    def kill_tools(self, reply):
+        """End the tools that an earlier daemon left running."""
+        tools = [run.pid for run in self.runs.values() if run.is_tool]
+        for pid in tools:
+            kill_all([pid, *descendants(pid)], signal.SIGKILL)
+        self.stops.append(Stop(reply, time.monotonic(), tools))
+
+    def advance_stops(self):
+        """Kill what does not end in time; answer once nothing is left."""
+        for stop in list(self.stops):
+            if stop.only is not None:
+                left = [pid for pid in stop.only if any(run.pid == pid for run in self.runs.values())]
+            else:
+                left = descendants(os.getpid())
+            if not left and not (self.runs and stop.only is None):
+                self.stops.remove(stop)
+                self.send({"id": stop.reply})
+            elif left and time.monotonic() >= stop.deadline:
+                kill_all(left, signal.SIGKILL)
+
+    def enforce_limits(self):
+        """Without a daemon: the deadline of the job, and how long it may go on alone."""
+        if self.client is not None or self.expired:
+            return
+        over = self.deadline is not None and time.time() >= self.deadline
+        if self.orphan_grace is not None:
+            over = over or time.monotonic() - self.disconnected_at >= self.orphan_grace
+        if over:
+            self.expired = True
+            self.begin_stop(None, 10.0, None)
+
+    # Files
+
+    def start_files(self, request):
+        """Do file operations in a child that has the job user's rights."""
+        read_fd, write_fd = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(read_fd)
+                self.drop_privileges()
+                answer = {"results": [operate(self.roots, operation) for operation in request["operations"]]}
+            except OSError as error:
+                answer = {"error": f"{error.filename or ''}: {error.strerror}"}
+            except BaseException as error:
+                answer = {"error": str(error)}
+            write_all(write_fd, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(write_fd)
+        os.set_blocking(read_fd, False)
+        self.file_jobs[read_fd] = (request["id"], [])
+        self.epoll.register(read_fd, select.EPOLLIN)
+
+    def read_files_answer(self, fd):
+        """Collect the child's answer."""
+        reply, parts = self.file_jobs[fd]
+        data = os.read(fd, READ_BYTES)
+        if data:
+            parts.append(data)
+            return
+        self.epoll.unregister(fd)
+        os.close(fd)
+        del self.file_jobs[fd]
+        answer = json.loads(b"".join(parts)) if parts else {"error": "the file operation was killed"}
+        self.send({"id": reply, **answer})
+
+
+def write_all(fd, data):
+    """Write everything; a pipe or a file may take it in pieces."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def descendants(pid):
+    """All processes below ``pid``, from the kernel's lists of children."""
+    found = []
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        children = []
+        try:
+            for task in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{task}/children") as file:
+                    children += [int(word) for word in file.read().split()]
+        except OSError:
+            continue
+        found += children
+        waiting += children
+    return [child for child in found if process_name(child)]
+
+
+def process_name(pid):
+    """The command name of a process; empty for one that is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    return "" if rest.split()[0] in ("Z", "X") else name
+
+
+def kill_all(pids, number):
+    """Signal processes; those that are gone are fine."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass
+
+
+# File operations: every component below a root is opened without following links.
+
+
+def operate(roots, operation):
+    """Carry out one operation; its result is JSON."""
+    kind = operation["kind"]
+    path = operation["path"]
+    if kind == "make_dir":
+        return make_dir(roots, path)
+    if kind == "write":
+        return write_file(roots, path, base64.b64decode(operation["data"]), operation["mode"])
+    if kind == "read":
+        return read_file(roots, path, operation["limit"])
+    if kind == "remove":
+        return remove(roots, path)
+    if kind == "remove_matching":
+        return remove_matching(roots, path, set(operation["names"]), tuple(operation["suffixes"]))
+    if kind == "list":
+        return list_tree(roots, path, operation["max_depth"])
+    if kind == "exists":
+        return exists(roots, path)
+    raise OSError(errno.EINVAL, f"unknown file operation {kind}", path)
+
+
+def split(roots, path):
+    """The root that ``path`` lies below, and the components from there."""
+    path = os.path.normpath(path)
+    for root in roots:
+        root = os.path.normpath(root)
+        if path == root:
+            return root, []
+        if path.startswith(root.rstrip("/") + "/"):
+            return root, path[len(root.rstrip("/")) + 1 :].split("/")
+    raise OSError(errno.EPERM, "outside of the job's directories", path)
+
+
+def open_parent(roots, path, create=False):
+    """A descriptor of the directory above ``path`` and the last component."""
+    root, parts = split(roots, path)
+    above, name = os.path.split(root)
+    if create:
+        os.makedirs(above, exist_ok=True)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    for part in ([name, *parts])[:-1]:
+        try:
+            if create:
+                try:
+                    os.mkdir(part, 0o777, dir_fd=fd)
+                except FileExistsError:
+                    pass
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd, ([name, *parts])[-1]
+
+
+def make_dir(roots, path):
+    fd, name = open_parent(roots, path, create=True)
+    try:
+        os.mkdir(name, 0o777, dir_fd=fd)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
+            raise OSError(errno.ENOTDIR, "something else is in the place of a directory", path) from None
+    finally:
+        os.close(fd)
+
+
+def write_file(roots, path, data, mode):
+    fd, name = open_parent(roots, path, create=True)
+    try:
+        remove_entry(fd, name)
+        file_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=fd)
+        write_all(file_fd, data)
+        os.close(file_fd)
+    finally:
+        os.close(fd)
+
+
+def read_file(roots, path, limit):
+    try:
+        fd, name = open_parent(roots, path)
+    except OSError:
+        return None
+    try:
+        file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    try:
+        if not stat.S_ISREG(os.fstat(file_fd).st_mode):
+            return None
+        parts = []
+        while limit > 0 and (data := os.read(file_fd, min(limit, 1 << 20))):
+            parts.append(data)
+            limit -= len(data)
+        return base64.b64encode(b"".join(parts)).decode()
+    finally:
+        os.close(file_fd)
+
+
+def exists(roots, path):
+    try:
+        fd, name = open_parent(roots, path)
+    except OSError:
+        return False
+    try:
+        os.lstat(name, dir_fd=fd)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def remove(roots, path):
+    try:
+        fd, name = open_parent(roots, path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        return
+    try:
+        remove_entry(fd, name)
+    finally:
+        os.close(fd)
+
+
+def remove_entry(parent_fd, name):
+    """Remove a file, a link, or a whole tree; what stands in the way is made writable first."""
+    try:
+        mode = os.lstat(name, dir_fd=parent_fd).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        os.unlink(name, dir_fd=parent_fd)
+        return
+    if mode & 0o700 != 0o700:
+        try:
+            os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=parent_fd)
+        except OSError:
+            pass
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    try:
+        for entry in os.listdir(fd):
+            remove_entry(fd, entry)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def open_dir(roots, path):
+    """A descriptor of a directory, no link followed; None when there is none."""
+    try:
+        fd, name = open_parent(roots, path)
+    except OSError:
+        return None
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def remove_matching(roots, path, names, suffixes):
+    fd = open_dir(roots, path)
+    if fd is None:
+        return
+    try:
+        clear_matching(fd, names, suffixes)
+    finally:
+        os.close(fd)
+
+
+def clear_matching(fd, names, suffixes):
+    for entry in os.listdir(fd):
+        mode = os.lstat(entry, dir_fd=fd).st_mode
+        if entry in names or (suffixes and stat.S_ISREG(mode) and entry.endswith(suffixes)):
+            remove_entry(fd, entry)
+        elif stat.S_ISDIR(mode):
+            inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            try:
+                clear_matching(inner, names, suffixes)
+            finally:
+                os.close(inner)
+
+
+def list_tree(roots, path, max_depth):
+    fd = open_dir(roots, path)
+    if fd is None:
+        return []
+    found = []
+    try:
+        walk(fd, "", 1, max_depth, found)
+    finally:
+        os.close(fd)
+    return found
+
+
+def walk(fd, prefix, depth, max_depth, found):
+    for entry in sorted(os.listdir(fd)):
+        about = os.lstat(entry, dir_fd=fd)
+        kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
+        kind = "link" if stat.S_ISLNK(about.st_mode) else kind
+        found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns])
+        if kind == "dir" and (max_depth is None or depth < max_depth):
+            inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            try:
+                walk(inner, f"{prefix}{entry}/", depth + 1, max_depth, found)
+            finally:
+                os.close(inner)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The log of a job: the runner's own lines and the output of its scripts, on their way into the spool.
+
+Order for every stream: masked values, URL parameters, token prefixes, timestamps, then the spool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from executors.base import Stream
+from runner.trace.mask import PhraseMask, Phrases
+from runner.trace.parameters import ParameterMask
+from runner.trace.pieces import Filter, Piece
+from runner.trace.prefixes import Prefixes, PrefixMask
+from runner.trace.spool import Spool, SpoolState
+from runner.trace.timestamps import Timestamper
+
+# Replay after an upgrade must give the same bytes: raised whenever a filter's result changes.
+FILTER_VERSION = 1
+
+CLEAR = b"\x1b[0K"
+RESET = b"\x1b[0;m"
+CYAN = b"\x1b[36;1m"
+GREEN = b"\x1b[32;1m"
+YELLOW = b"\x1b[0;33m"
+RED = b"\x1b[31;1m"
+OWN_STREAM = 0
+SCRIPT_STREAM = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """How the log of a job is written. ``limit_bytes`` is the size at which it is cut."""
+
+    masks: tuple[str, ...] = ()
+    token_prefixes: tuple[str, ...] = ()
+    mask_default_tokens: bool = True
+    timestamps: bool = True
+    sections: bool = True
+
+
+class LogState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a log stands between two steps."""
+
+    spool: SpoolState
+    pending: bytes = b""
+    continues: bool = False
+    version: int = FILTER_VERSION
+
+    @property
+    def size(self) -> int:
+        """Bytes stored."""
+        return self.spool.size
+
+
+class JobLog:
+    """Writes the runner's own lines (``job-lifecycle.md`` 6.2) and opens writers for the output of stages."""
+
+    def __init__(self, spool: Spool, settings: TraceSettings) -> None:
+        self._spool = spool
+        self._phrases = Phrases(settings.masks)
+        self._prefixes = Prefixes(settings.token_prefixes, defaults=settings.mask_default_tokens)
+        self._timestamps = settings.timestamps
+        self._sections = settings.sections
+        self._own = Timestamper(OWN_STREAM, "O")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further output is dropped."""
+        return self._spool.is_full
+
+    def plain(self, text: str, *, time_ns: int) -> None:
+        """A plain line."""
+        self._line(CLEAR, text, RESET + b"\n", time_ns)
+
+    def info(self, text: str, *, time_ns: int) -> None:
+        """A green line."""
+        self._line(GREEN, text, RESET + b"\n", time_ns)
+
+    def warning(self, text: str, *, time_ns: int) -> None:
+        """A yellow line."""
+        self._line(YELLOW + b"WARNING: ", text, RESET + b"\n", time_ns)
+
+    def error(self, text: str, *, time_ns: int) -> None:
+        """A red line."""
+        self._line(RED + b"ERROR: ", text, RESET + b"\n", time_ns)
+
+    def header(self, text: str, *, time_ns: int) -> None:
+        """The cyan headline of a stage."""
+        self._line(CLEAR + CYAN, text, RESET + RESET + b"\n", time_ns)
+
+    def bare(self, text: str, *, time_ns: int) -> None:
+        """Text without colours or end of line."""
+        self._line(b"", text, b"", time_ns)
+
+    def section_start(self, name: str, *, time_ns: int) -> None:
+        """The beginning of a collapsible section; nothing where the server knows none."""
+        self._marker("section_start", name, time_ns)
+
+    def section_end(self, name: str, *, time_ns: int) -> None:
+        """The end of a section."""
+        self._marker("section_end", name, time_ns)
+
+    def _marker(self, kind: str, name: str, time_ns: int) -> None:
+        if self._sections:
+            before = f"{kind}:{time_ns // 1_000_000_000}:".encode()
+            # Names of the runner's own stages stay readable even where a single letter is masked.
+            text = self.masked(name) if name.startswith("step_") else name.encode()
+            self._write_own(before + text + b"\r" + CLEAR, time_ns)
+
+    def _line(self, before: bytes, text: str, behind: bytes, time_ns: int) -> None:
+        self._write_own(before + self.masked(text) + behind, time_ns)
+
+    def _write_own(self, data: bytes, time_ns: int) -> None:
+        self._spool.write(self._own.feed(data, time_ns) if self._timestamps else data)
+
+    def masked(self, text: str) -> bytes:
+        """A text of the runner's own with everything masked that must be."""
+        writer = _StreamFilters(self._phrases, self._prefixes)
+        pieces = writer.feed(text.encode(errors="surrogateescape")) + writer.close()
+        return b"".join(piece.data for piece in pieces)
+
+    def open_stage(self) -> StageLog:
+        """Fresh writers for both streams of a stage."""
+        return StageLog(self._spool, self._phrases, self._prefixes, timestamps=self._timestamps)
+
+    def state(self) -> LogState:
+        """Where the log stands; only between stages."""
+        return LogState(spool=self._spool.state(), pending=self._own.pending, continues=self._own.continues)
+
+    def restore(self, state: LogState) -> None:
+        """Cut the log back to where it stood."""
+        self._spool.restore(state.spool)
+        self._own.pending, self._own.continues = state.pending, state.continues
+
+    def reopen(self) -> None:
+        """Go on behind everything that was stored."""
+        self._spool.reopen()
+        self._own.pending, self._own.continues = b"", False
+
+    def finish(self) -> None:
+        """Store everything that is held back."""
+        if self._timestamps:
+            self._spool.write(self._own.close())
+        self._spool.finish()
+
+
+class StageLog:
+    """Output of one stage: a writer each for standard output and standard error."""
+
+    def __init__(self, spool: Spool, phrases: Phrases, prefixes: Prefixes, *, timestamps: bool) -> None:
+        self._spool = spool
+        self._writers = {
+            Stream.STDOUT: _Writer(_StreamFilters(phrases, prefixes), Timestamper(SCRIPT_STREAM, "O"), timestamps),
+            Stream.STDERR: _Writer(_StreamFilters(phrases, prefixes), Timestamper(SCRIPT_STREAM, "E"), timestamps),
+        }
+
+    def write(self, stream: Stream, data: bytes, time_ns: int) -> None:
+        """Output as it was read."""
+        self._spool.write(self._writers[stream].feed(data, time_ns))
+
+    def notice(self, text: str, time_ns: int) -> None:
+        """A green line in the place of a script's."""
+        self.write(Stream.STDOUT, GREEN + text.encode(errors="surrogateescape") + RESET + b"\n", time_ns)
+
+    def warning(self, text: str, time_ns: int) -> None:
+        """A yellow line in the place of a script's: without the word WARNING."""
+        self.write(Stream.STDOUT, YELLOW + text.encode(errors="surrogateescape") + RESET + b"\n", time_ns)
+
+    def close(self, time_ns: int) -> None:
+        """Release what the filters hold back."""
+        for writer in self._writers.values():
+            self._spool.write(writer.close(time_ns))
+
+
+class _Writer:
+    def __init__(self, filters: _StreamFilters, stamper: Timestamper, timestamps: bool) -> None:
+        self._filters = filters
+        self._stamper = stamper
+        self._timestamps = timestamps
+
+    def feed(self, data: bytes, time_ns: int) -> bytes:
+        return self._stamp(self._filters.feed(data), time_ns)
+
+    def close(self, time_ns: int) -> bytes:
+        rest = self._stamp(self._filters.close(), time_ns)
+        return rest + self._stamper.close() if self._timestamps else rest
+
+    def _stamp(self, pieces: Iterable[Piece], time_ns: int) -> bytes:
+        if self._timestamps:
+            return b"".join([self._stamper.feed(piece.data, time_ns) for piece in pieces])
+        return b"".join([piece.data for piece in pieces])
+
+
+class _StreamFilters:
+    """The three masks of one stream, one behind the other."""
+
+    def __init__(self, phrases: Phrases, prefixes: Prefixes) -> None:
+        self._filters: tuple[Filter, ...] = (PhraseMask(phrases), ParameterMask(), PrefixMask(prefixes))
+
+    def feed(self, data: bytes) -> list[Piece]:
+        pieces = [Piece(data)] if data else []
+        for number in range(len(self._filters)):
+            pieces = self._through(number, pieces)
+        return pieces
+
+    def close(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        for number, mask in enumerate(self._filters):
+            pieces = self._through(number, pieces) + mask.release()
+        return pieces
+
+    def _through(self, number: int, pieces: list[Piece]) -> list[Piece]:
+        mask = self._filters[number]
+        out: list[Piece] = []
+        for piece in pieces:
+            out += [*mask.release(), piece] if piece.is_final else mask.feed(piece.data)
+        return out

@@ -1,0 +1,137 @@
+"""The log as the coordinator must see it, in a file: repaired UTF-8, limited, with size and checksum as it grows."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+# Python replaces a broken sequence by one character, the reference each byte of it.
+codecs.register_error("pyrunner-each-byte", _replace_each_byte)
+
+
+class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log stands. ``pending`` is the beginning of a character whose rest has not come yet."""
+
+    size: int
+    crc: int
+    pending: bytes
+    is_full: bool
+
+
+class Spool:
+    """An append-only file. ``limit_bytes`` is the size at which output is cut; ``on_growth`` is called after a write."""
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._limit_bytes = limit_bytes
+        self._crc = 0
+        self._pending = b""
+        self.size = 0
+        self.is_full = False
+        self.on_growth: Callable[[], None] | None = None
+        if os.fstat(self._fd).st_size:
+            self.reopen()
+
+    @property
+    def checksum(self) -> str:
+        """Over everything stored."""
+        return f"crc32:{self._crc:08x}"
+
+    def write(self, data: bytes) -> None:
+        """Store output. Nothing is stored once the limit is reached."""
+        if self.is_full or not data:
+            return
+        text = self._repair(data)
+        if self.size + len(text) < self._limit_bytes:
+            self._append(text)
+            return
+        self.is_full = True
+        self._append(_whole_characters(text, self._limit_bytes - self.size) + self._notice())
+
+    def finish(self) -> None:
+        """Store what waited for the rest of a character."""
+        rest, self._pending = self._pending, b""
+        if rest and not self.is_full:
+            self.write(("\ufffd" * len(rest)).encode())
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from ``offset`` on."""
+        return os.pread(self._fd, min(size, max(self.size - offset, 0)), offset)
+
+    def state(self) -> SpoolState:
+        """What :meth:`restore` takes."""
+        return SpoolState(size=self.size, crc=self._crc, pending=self._pending, is_full=self.is_full)
+
+    def restore(self, state: SpoolState) -> None:
+        """Cut the log back to where it stood."""
+        os.ftruncate(self._fd, state.size)
+        self.size, self._crc, self._pending, self.is_full = state.size, state.crc, state.pending, state.is_full
+
+    def reopen(self) -> None:
+        """Go on behind what is in the file."""
+        self.size, self._crc, self._pending = 0, 0, b""
+        end = os.fstat(self._fd).st_size
+        while self.size < end:
+            chunk = os.pread(self._fd, _CHUNK_BYTES, self.size)
+            self._crc = zlib.crc32(chunk, self._crc)
+            self.size += len(chunk)
+        self.is_full = self.size >= self._limit_bytes
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _repair(self, data: bytes) -> bytes:
+        if not self._pending and data.isascii():
+            return data
+        data = self._pending + data
+        try:
+            _, used = codecs.utf_8_decode(data, "strict", False)
+        except UnicodeDecodeError:
+            text, used = codecs.utf_8_decode(data, "pyrunner-each-byte", False)
+            self._pending = data[used:]
+            return text.encode()
+        self._pending = data[used:]
+        return data[:used] if self._pending else data
+
+    def _append(self, data: bytes) -> None:
+        view = memoryview(data)
+        position = self.size
+        while view:
+            written = os.pwrite(self._fd, view, position)
+            view = view[written:]
+            position += written
+        self._crc = zlib.crc32(data, self._crc)
+        self.size = position
+        if self.on_growth is not None:
+            self.on_growth()
+
+    def _notice(self) -> bytes:
+        return (
+            f"\n\x1b[33;1mJob's log exceeded limit of {self._limit_bytes} bytes.\n"
+            "Job execution will continue but no more output will be collected.\x1b[0;m\n"
+        ).encode()
+
+
+def _whole_characters(text: bytes, size: int) -> bytes:
+    """The first ``size`` bytes, less the beginning of a character that does not fit."""
+    size = max(size, 0)
+    while 0 < size < len(text) and text[size] & 0xC0 == 0x80:
+        size -= 1
+    return text[:size]

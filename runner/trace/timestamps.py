@@ -1,0 +1,62 @@
+"""The 32 bytes before each stored line: time, stream, kind, continuation (``job-lifecycle.md`` 7.4).
+
+All lines of a write share its time, so a write is stamped by one replacement over the whole of it.
+"""
+
+from __future__ import annotations
+
+import time
+
+ENTRY_BYTES = 8192
+_second: tuple[int, bytes] = (-1, b"")
+
+
+def stamp(time_ns: int) -> bytes:
+    """``2024-05-22T12:43:46.962646Z``, UTC."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return b"%s.%06dZ" % (_whole_second(seconds), rest // 1000)
+
+
+def _whole_second(seconds: int) -> bytes:
+    global _second  # noqa: PLW0603 - the text of the newest second: most lines need the same one
+    if _second[0] != seconds:
+        _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode())
+    return _second[1]
+
+
+class Timestamper:
+    """The entries of one writer. ``stream`` is its number, ``kind`` ``O`` or ``E``."""
+
+    def __init__(self, stream: int, kind: str) -> None:
+        self._mark = b" %02x%s" % (stream, kind.encode())
+        self.pending = b""
+        self.continues = False
+
+    def feed(self, data: bytes, time_ns: int) -> bytes:
+        """The entries that ``data`` completes; the rest waits for its end of line."""
+        header = stamp(time_ns) + self._mark
+        lines, newline, rest = data.rpartition(b"\n")
+        out = b""
+        if newline:
+            start = self.pending or self._begin(header)
+            out = start + lines.replace(b"\n", b"\n" + header + b" ") + b"\n"
+            self.pending = b""
+            self.continues = False
+        if not rest:
+            return out
+        size = len(self.pending) + len(rest)
+        entry = (self.pending or self._begin(header)) + rest
+        if b"\r" in rest or size > ENTRY_BYTES:
+            self.pending = b""
+            self.continues = True
+            return out + entry + b"\n"
+        self.pending = entry
+        return out
+
+    def close(self) -> bytes:
+        """The last entry, if it has begun."""
+        out, self.pending = self.pending, b""
+        return out + b"\n" if out else b""
+
+    def _begin(self, header: bytes) -> bytes:
+        return header + (b"+" if self.continues else b" ")

@@ -69,11 +69,7 @@ def job_environment(
     proxies = (*PASSED_PROXIES, *(name.upper() for name in PASSED_PROXIES))
     wanted = (*PASSED, *proxies, *IDENTITY, *pass_env)
     unwanted = (*NEVER, *hidden)
-    found = {
-        name: value
-        for name, value in environ.items()
-        if _matches(name, wanted) and not _matches(name, unwanted)
-    }
+    found = {name: value for name, value in environ.items() if _matches(name, wanted) and not _matches(name, unwanted)}
     if user.switch:
         found.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
     found.setdefault("HOME", user.home)

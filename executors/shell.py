@@ -125,7 +125,9 @@ class ShellEnvironment:
         marker = "\0pyrunner\0"
         argv = [self._spec.shell, "-l", "-c", r"printf '\0pyrunner\0'; env -0"]
         async with asyncio.timeout(LOGIN_TIMEOUT_S):
-            await self._run_tool(argv, cwd=None, env=self._executor.base_environment(self._user), stdin=b"", output=keep)
+            await self._run_tool(
+                argv, cwd=None, env=self._executor.base_environment(self._user), stdin=b"", output=keep
+            )
         text = b"".join(pieces).decode(errors="surrogateescape").partition(marker)[2]
         found = dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
         for name in ("_", "SHLVL", "PWD", "OLDPWD"):
@@ -248,7 +250,13 @@ class ShellEnvironment:
         _write_private(directory / "stdin", stdin)
         try:
             answer = await self._link.call(
-                "start", run=name, argv=list(argv), env=dict(env), cwd=cwd or self._working_dir(), stdin="stdin", tool=True
+                "start",
+                run=name,
+                argv=list(argv),
+                env=dict(env),
+                cwd=cwd or self._working_dir(),
+                stdin="stdin",
+                tool=True,
             )
             if "error" in answer:
                 raise PrepareError(f"{argv[0]} could not be started: {answer['error']}")

@@ -38,9 +38,7 @@ class StopScope:
     the deadline's included, before anything is cancelled.
     """
 
-    def __init__(
-        self, deadline: float | None = None, *, on_stop: Callable[[StopReason], None] | None = None
-    ) -> None:
+    def __init__(self, deadline: float | None = None, *, on_stop: Callable[[StopReason], None] | None = None) -> None:
         self.reason: StopReason | None = None
         self._on_stop = on_stop
         self._deadline = deadline

@@ -153,6 +153,6 @@ def captured_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iter
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, previous in former.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, previous or signal.SIG_DFL)

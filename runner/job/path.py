@@ -1,4 +1,4 @@
-"""The stages of a job in their order (``job-lifecycle.md`` 2): what a job does between its header and its last line."""
+"""The stages of a job in their order (``job-lifecycle.md`` 2): what it does between its header and its last line."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from executors.base import Environment, ExecutorError, PrepareError, Script, Stream
-from executors.registry import Kind
-from runner.config.duration import format_duration
+from executors.base import Environment, ExecutorError, ExitStatus, PrepareError, Script, Stream
 from runner.job.outcome import (
-    Canceled,
     JobFailure,
-    PrepareTimeout,
-    ScriptFailed,
-    ScriptTimeout,
-    SourcesTimeout,
-    SystemFailure,
+    Outcome,
+    canceled,
     failure_of,
+    misconfigured,
+    script_failed,
+    script_timed_out,
+    stage_timed_out,
 )
 from runner.job.plan import JobPlan
+from runner.job.script import Commands, change_directory, frame, notice, prelude
 from runner.job.scripts import ScriptRunner
+from runner.job.settings import parse_times
 from runner.job.sources import Sources
-from runner.job.stages import Stage
+from runner.job.stages import Stage, headline, user_stage
 from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopReason, StopScope
 from runner.trace.log import JobLog
@@ -33,46 +33,438 @@ log = structlog.get_logger()
 
 PREPARE_TRIES = 3
 PREPARE_PAUSE_S = 3.0
-DOCS_TIMEOUTS = "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
+RETRY_PAUSE_S = 5.0
+RETRY_PAUSE_MAX_S = 300.0
+FIXED_PAUSES_S = (1.0, 2.0, 4.0, 5.0)
+CUT_OFF = (
+    "could not run to completion because the timeout was exceeded. For more control over job and script timeouts see: "
+    "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
+)
+NO_STEPS = "native step execution (e.g. the `run:` keyword) on this executor requires the FF_CONCRETE feature flag to be enabled"
+Body = Callable[[Step], Awaitable[None]]
 
 
 class JobPath:
-    """Walks the stages. ``run`` returns when the job succeeded and raises :class:`JobFailure` when it did not."""
+    """Walks the stages. ``run`` returns when the job succeeded and raises :class:`JobFailure` when it did not.
+
+    ``stage`` is where the job is; ``in_script`` tells whether a graceful cancel ends the script only.
+    """
 
     def __init__(
         self,
         *,
         plan: JobPlan,
-        kind: Kind,
         environment: Environment,
         job_log: JobLog,
         steps: Steps,
         scripts: ScriptRunner,
-        sources: Sources,
         job_scope: StopScope,
         script_scope: StopScope,
+        is_detached: Callable[[], bool],
+        deadline: float,
     ) -> None:
         self._plan = plan
-        self._kind = kind
         self._environment = environment
         self._log = job_log
         self._steps = steps
         self._scripts = scripts
-        self._sources = sources
+        self._sources = Sources(environment, plan.sources())
         self._job_scope = job_scope
         self._script_scope = script_scope
+        self._is_detached = is_detached
+        self._deadline = deadline
+        self._commands = Commands(
+            sections=plan.flags["FF_SCRIPT_SECTIONS"] and plan.payload.features.trace_sections,
+            exit_check=plan.flags["FF_ENABLE_BASH_EXIT_CODE_CHECK"],
+        )
+        self._exported: dict[str, str] = {}
+        self._tidy = False
         self.stage = ""
         self.in_script = False
         self.script_over = False
 
     async def run(self) -> None:
         """The path of a job, top to bottom."""
-        await self._prepare()
-        failure = await self._attempt_sources()
+        await self._limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
+        failure = await self._get_sources()
         if failure is None:
             self._announce()
             failure = await self._user_steps()
             failure = await self._after_script(failure)
-        await self._take(Stage.CLEANUP_FILE_VARIABLES, self._clean_up)
+        await self._clean_up()
         if failure is not None:
             raise failure
+
+    async def tidy(self) -> None:
+        """Remove what holds secrets, however the job ended; nothing is left to do after the cleanup stage."""
+        if self._tidy or self._plan.misconfigured is not None:
+            return
+        self._tidy = True
+        try:
+            await self._environment.files.remove(self._secret_files())
+            await self._sources.forget()
+        except (ExecutorError, OSError) as error:
+            log.warning("files of the job could not be removed", error=str(error))
+
+    # Preparation
+
+    async def _prepare(self) -> None:
+        await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
+        await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
+
+    async def _prepare_executor(self, step: Step) -> None:
+        if self._plan.misconfigured is not None:
+            raise self._plan.misconfigured
+        for attempt in range(1, PREPARE_TRIES + 1):
+            try:
+                await self._environment.prepare()
+                break
+            except PrepareError as error:
+                now_ns = time.time_ns()
+                self._log.error(f"Preparation failed: {error}", time_ns=now_ns)
+                self._log.info("Will be retried in 3s ...", time_ns=now_ns)
+                await asyncio.sleep(PREPARE_PAUSE_S)
+                if attempt == PREPARE_TRIES:
+                    raise failure_of(error) from error
+        for line in await self._environment.describe():
+            self._log.plain(line, time_ns=step.at_ns)
+        if self._plan.payload.run:
+            raise misconfigured(NO_STEPS)
+
+    async def _prepare_script(self, step: Step) -> None:
+        files = self._environment.files
+        tmp = self._plan.directories.tmp
+        await files.make_dir(tmp)
+        await files.remove([self._plan.env_file, f"{tmp}/masking.db"])
+        stage = self._log.open_stage()
+        stage.write(Stream.STDOUT, f"Running on {await self._environment.hostname()}...\n".encode(), step.at_ns)
+        stage.close(step.at_ns)
+
+    # Sources
+
+    async def _get_sources(self) -> JobFailure | None:
+        """All attempts; the last failure, if none succeeded."""
+        try:
+            self._sources.check()
+        except JobFailure as failure:
+            return failure
+        limit_s = self._plan.runner.get_sources_timeout_s
+        try:
+            await self._limited("get sources", limit_s, self._attempt_sources)
+        except JobFailure as failure:
+            if failure.outcome.message.startswith("get sources timeout"):
+                raise
+            return failure
+        return None
+
+    async def _attempt_sources(self) -> None:
+        attempts = self._plan.settings.get_sources_attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                await self._take(Stage.GET_SOURCES, self._sources_once, key=f"{Stage.GET_SOURCES} {attempt}")
+                return
+            except JobFailure:
+                if attempt == attempts:
+                    raise
+            self._say(f"retry sources {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
+            await asyncio.sleep(self._pause_s(attempt))
+            if attempt == 1:
+                await self._take(Stage.CLEAR_WORKTREE, self._clear_worktree)
+
+    def _pause_s(self, attempt: int) -> float:
+        if self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]:
+            return min(RETRY_PAUSE_S * 2.0 ** (attempt - 1), RETRY_PAUSE_MAX_S)
+        return FIXED_PAUSES_S[min(attempt, len(FIXED_PAUSES_S)) - 1]
+
+    async def _sources_once(self, step: Step) -> None:
+        await self._environment.kill_tools()
+        await self._write_file_variables()
+        await self._hooks(step, "pre_get_sources_script", self._plan.runner.pre_get_sources_script, first=True)
+        stage = self._log.open_stage()
+        try:
+            await self._sources.get(stage, time.time_ns(), self._exported)
+        finally:
+            if not self._is_detached():
+                stage.close(time.time_ns())
+        await self._hooks(step, "post_get_sources_script", self._plan.runner.post_get_sources_script, first=False)
+
+    async def _hooks(self, step: Step, name: str, configured: str, *, first: bool) -> None:
+        """Scripts of configuration and job around the git work, in one shell each side of it."""
+        if not self._sources_use_git():
+            return
+        elements = [element for hook in self._plan.payload.hooks if hook.name == name for element in hook.script]
+        own = [configured] if configured else []
+        elements = [*own, *elements] if first else [*elements, *own]
+        if not elements:
+            return
+        prefix = "pre_clone_script" if first else "post_clone_script"
+        exported = f"{self._plan.directories.tmp}/.pyrunner-hook-env"
+        body = self._prelude("running") + "export GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never\n"
+        body += "".join(f"export {key}={_quoted(value)}\n" for key, value in self._exported.items())
+        body += "" if first else change_directory(self._plan.directories.project)
+        body += self._commands.render(elements, prefix)
+        if first:
+            body += f"umask 077; env -0 >{_quoted(exported)}\n"
+        hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True)
+        status = await self._run(hook, body, Stage.GET_SOURCES, self._job_scope_inner())
+        self._steps.end(hook)
+        if status.exit_code != 0:
+            raise script_failed(status)
+        if first:
+            self._exported = await self._read_exported(exported)
+
+    async def _read_exported(self, path: str) -> dict[str, str]:
+        """What the scripts before the git work exported: git and the scripts behind it see it."""
+        raw = await self._environment.files.read(path) or b""
+        await self._environment.files.remove([path])
+        pairs = (entry.split("=", 1) for entry in raw.decode(errors="surrogateescape").split("\0") if "=" in entry)
+        login = await self._environment.login_environment()
+        known = dict(self._plan.exports("running"))
+        hidden = {"_", "SHLVL", "PWD", "OLDPWD", "GITLAB_ENV"}
+        return {
+            key: value
+            for key, value in pairs
+            if key not in hidden and login.get(key) != value and known.get(key) != value and key.isidentifier()
+        }
+
+    async def _clear_worktree(self, step: Step) -> None:
+        stage = self._log.open_stage()
+        await self._sources.clear(stage, step.at_ns)
+        stage.close(time.time_ns())
+
+    def _sources_use_git(self) -> bool:
+        return self._plan.sources().uses_git
+
+    # Scripts
+
+    def _announce(self) -> None:
+        """Lines between the sources and the first script."""
+        left_s = self._deadline - asyncio.get_running_loop().time()
+        times = parse_times(self._plan.variables.get, left_s=left_s)
+        script_s = "" if times.script_s is None else repr(times.script_s)
+        self._steps.note("script timeout", lambda: script_s)
+        self._steps.note("after_script timeout", lambda: repr(times.after_script_s))
+
+        def write(now_ns: int) -> None:
+            for line in self._policy_lines():
+                self._log.info(line, time_ns=now_ns)
+            for warning in times.warnings:
+                self._log.warning(warning, time_ns=now_ns)
+
+        self._say("announce", write)
+
+    def _policy_lines(self) -> list[str]:
+        policy = self._plan.payload.policy_options
+        if not policy.execution_policy_job:
+            return []
+        lines = [f'Job triggered by policy "{policy.policy_name}".']
+        if policy.policy_variables_override_allowed is None:
+            lines.append(
+                "Variables defined in the policy take precedence over matching user-defined CI/CD variables for this job."
+            )
+            return lines
+        verb = "allowed" if policy.policy_variables_override_allowed else "ignored"
+        names = policy.policy_variables_override_exceptions
+        but = f" (except for {', '.join(names)})" if names else ""
+        lines.append(f"User-defined CI/CD variables are {verb} in this job{but} according to the policy.")
+        return lines
+
+    async def _user_steps(self) -> JobFailure | None:
+        timeout = self._steps.known("script timeout")
+        began_ns = self._steps.moment("script began")
+        if timeout:
+            self._script_scope.set_deadline(_loop_time(began_ns, float(timeout)))
+        self.in_script = True
+        try:
+            for number, step in enumerate(self._plan.payload.steps):
+                if step.name == "after_script":
+                    continue
+                stage = user_stage(step.name)
+                elements = list(step.script)
+                if step.name == "release":
+                    elements = [self._plan.variables.expand(element) for element in elements]
+                body = self._step_body(elements)
+                await self._take(
+                    stage, self._script_body(body, stage, self._script_scope), key=f"{stage} {number}", script=True
+                )
+        except JobFailure as failure:
+            return failure
+        finally:
+            self.in_script = False
+            self.script_over = True
+        return None
+
+    def _step_body(self, elements: list[str]) -> str:
+        runner = self._plan.runner
+        body = self._prelude("running") + change_directory(self._plan.directories.project)
+        if runner.pre_build_script:
+            body += self._commands.render([runner.pre_build_script], "pre_build_script")
+        body += self._commands.render(elements, "script_step")
+        if runner.post_build_script:
+            body += self._commands.render([runner.post_build_script], "post_build_script")
+        return body
+
+    async def _after_script(self, failure: JobFailure | None) -> JobFailure | None:
+        elements = [line for step in self._plan.payload.steps if step.name == "after_script" for line in step.script]
+        if not elements:
+            return failure
+        body = self._prelude(_status_of(failure)) + change_directory(self._plan.directories.project)
+        body += notice("Running after script...") + self._commands.render(elements, "after_script_step")
+        limit_s = float(self._steps.known("after_script timeout") or 0)
+        scope = StopScope(_loop_time(self._steps.moment("after_script began"), limit_s))
+        try:
+            await self._take(Stage.AFTER_SCRIPT, self._script_body(body, Stage.AFTER_SCRIPT, scope), script=True)
+        except JobFailure as own:
+            outcome = own.outcome
+            if outcome.message.startswith("script timeout"):
+                outcome = Outcome(reason="script_failure", message="exit status 1", exit_code=1)
+            if not self._plan.settings.after_script_ignore_errors:
+                return failure or JobFailure(outcome)
+            text = f"after_script failed, but job will continue unaffected: {outcome.message}"
+            self._say("after_script failed", lambda now_ns: self._log.warning(text, time_ns=now_ns))
+        return failure
+
+    def _script_body(self, body: str, stage: str, scope: StopScope) -> Body:
+        async def run(step: Step) -> None:
+            await self._write_file_variables()
+            try:
+                status = await self._run(step, body, stage, scope)
+            except Stopped as stop:
+                if stop.reason is StopReason.CANCELED:
+                    raise canceled() from stop
+                if stop.reason is StopReason.TIMEOUT:
+                    raise script_timed_out() from stop
+                raise
+            if status.exit_code != 0:
+                raise script_failed(status)
+
+        return run
+
+    async def _run(self, step: Step, body: str, stage: str, scope: StopScope) -> ExitStatus:
+        script = Script(text=frame(self._plan.shell, body), stage=stage)
+        try:
+            status = await self._scripts.run(step, script, scope)
+        except ExecutorError as error:
+            raise failure_of(error) from error
+        now_ns = self._steps.moment(f"end {step.name}")
+        if status.truncated and not self._log.is_full:
+            self._log.warning("The script wrote more than this runner keeps, the rest was dropped", time_ns=now_ns)
+        if status.held:
+            self._log.warning("Processes of the script still hold its output, they are not waited for", time_ns=now_ns)
+        if status.leftovers:
+            self._log.warning(f"The script left processes behind: {', '.join(status.leftovers)}", time_ns=now_ns)
+        return status
+
+    def _job_scope_inner(self) -> StopScope:
+        """A scope for scripts that have no limit of their own."""
+        return StopScope()
+
+    def _prelude(self, status: str) -> str:
+        return prelude(self._plan.exports(status), self._plan.env_file, xtrace=self._plan.settings.debug_trace)
+
+    async def _write_file_variables(self) -> None:
+        for variable in self._plan.variables.files():
+            content = variable.value.encode(errors="surrogateescape")
+            await self._environment.files.write(self._plan.variables.path(variable.key), content)
+
+    # The end
+
+    async def _clean_up(self) -> None:
+        async def work(step: Step) -> None:
+            await self.tidy()
+            stage = self._log.open_stage()
+            await self._sources.clean_up(stage, step.at_ns)
+            stage.close(time.time_ns())
+
+        try:
+            await self._take(Stage.CLEANUP_FILE_VARIABLES, work)
+        except JobFailure as failure:
+            log.warning("cleanup of the job failed", error=failure.outcome.message)
+
+    def _secret_files(self) -> list[str]:
+        tmp = self._plan.directories.tmp
+        files = [self._plan.variables.path(variable.key) for variable in self._plan.variables.files()]
+        return [*files, self._plan.env_file, f"{tmp}/masking.db", f"{tmp}/.pyrunner-hook-env"]
+
+    # Steps and their sections
+
+    async def _take(self, stage: str, body: Body, *, key: str = "", script: bool = False) -> None:
+        """Take a stage with its section and headline, unless an earlier process saw it end."""
+        name = key or str(stage)
+        self.stage = str(stage)
+        ended = self._steps.ended(name)
+        if ended is not None:
+            if ended.failure is not None:
+                raise JobFailure(ended.failure)
+            return
+        step = self._steps.begin(name, replayable=script, script=script)
+        self._log.section_start(stage, time_ns=step.at_ns)
+        self._log.header(headline(stage, self._plan.kind.name), time_ns=step.at_ns)
+        try:
+            await body(step)
+        except JobFailure as failure:
+            self._close(step, stage, failure)
+            raise
+        except ExecutorError as error:
+            lost = failure_of(error)
+            self._close(step, stage, lost)
+            raise lost from error
+        except (Stopped, asyncio.CancelledError):
+            if not self._is_detached():
+                self._close(step, stage, None)
+            raise
+        self._close(step, stage, None)
+
+    def _close(self, step: Step, stage: str, failure: JobFailure | None) -> None:
+        """The end of a stage, and what is to be said of it."""
+        now_ns = self._steps.moment(f"end {step.name}")
+        self._log.section_end(stage, time_ns=now_ns)
+        timed_out = self._job_scope.reason is StopReason.TIMEOUT
+        if failure is not None and failure.outcome.message.startswith("script timeout"):
+            timed_out = True
+        if timed_out:
+            self._log.warning(f"{stage} {CUT_OFF}", time_ns=now_ns)
+        if failure is not None and failure.outcome.message == "canceled":
+            self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
+        self._steps.end(step, failure.outcome if failure is not None else None)
+
+    def _say(self, name: str, write: Callable[[int], None]) -> None:
+        """Lines between stages, written once."""
+        if self._steps.ended(name) is None:
+            step = self._steps.begin(name, replayable=True)
+            write(step.at_ns)
+            self._steps.end(step)
+
+    async def _limited(self, what: str, limit_s: float | None, work: Callable[[], Awaitable[None]]) -> None:
+        """Work within a limit of the configuration; one that is not shorter than the job's does not count."""
+        if limit_s is None or limit_s <= 0 or limit_s >= self._plan.payload.timeout_s:
+            await work()
+            return
+        began_ns = self._steps.moment(f"{what} began")
+        scope = StopScope(_loop_time(began_ns, limit_s))
+        try:
+            async with scope:
+                await work()
+        except Stopped as stop:
+            if scope.reason is None:
+                raise
+            failure = stage_timed_out(what, limit_s)
+            text = f"{self.stage} {CUT_OFF}"
+            self._say(f"{what} timed out", lambda now_ns: self._log.warning(text, time_ns=now_ns))
+            raise failure from stop
+
+
+def _status_of(failure: JobFailure | None) -> str:
+    """``CI_JOB_STATUS`` behind the script."""
+    if failure is None:
+        return "success"
+    return {"job_canceled": "canceled", "job_execution_timeout": "timedout"}.get(failure.outcome.reason, "failed")
+
+
+def _loop_time(since_ns: int, seconds: float) -> float:
+    """The loop's time ``seconds`` after a moment of the wall clock."""
+    return asyncio.get_running_loop().time() + since_ns / 1e9 + seconds - time.time()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

@@ -76,7 +76,6 @@ class StepEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag
     at_ns: int
     log: LogState
     failure: Outcome | None = None
-    note: str = ""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="note"):
@@ -101,10 +100,12 @@ class PatchSent(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="outcome"):
-    """The result of the job. ``quiet``: nothing is to be reported (the coordinator did not want the job)."""
+    """The result of the job. ``quiet``: nothing is to be reported (the coordinator did not want the job); ``as_is``: the
+    reason goes out unmapped."""
 
     outcome: Outcome
     quiet: bool = False
+    as_is: bool = False
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="adopted"):
@@ -252,11 +253,12 @@ class RecordStore:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def receive(self, raw: bytes) -> Path:
-        """Put the body of a 201 on disk before anything looks into it."""
+    def receive(self, raw: bytes, runner: bytes) -> Path:
+        """Put the body of a 201 on disk, with the runner entry that got it, before anything looks into it."""
         directory = self._jobs / f".incoming-{secrets.token_hex(8)}"
         directory.mkdir(mode=0o700)
         write_private(directory / "payload.json", raw)
+        write_private(directory / "runner.json", runner)
         return directory
 
     def accept(self, incoming: Path, short_token: str, accepted: Accepted, raw: bytes) -> JobRecord:
@@ -297,6 +299,8 @@ class RecordStore:
         directory.rename(target)
         for name in ("payload.json", "accepted.json"):
             (target / name).unlink(missing_ok=True)
+        for entry in (*target.glob("run-*"), *target.glob("tool-*")):
+            shutil.rmtree(entry, ignore_errors=True)
         return target
 
 

@@ -93,6 +93,7 @@ class TraceUploader:
         self._offset = offset
         self._interval_s = DEFAULT_INTERVAL_S
         self._interval_given = False
+        self._offset_known = False
         self._last_sent = 0.0
         self._canceling_seen = False
         self._ended = asyncio.Event()
@@ -206,6 +207,19 @@ class TraceUploader:
         except TimeoutError:
             return False
         return True
+
+    async def find_offset(self) -> None:
+        """Ask how much of the log the server holds, by offering its first byte: for who adopts a job."""
+        content = self._spool.read(0, 1)
+        if not content or self._offset_known:
+            return
+        self._offset_known = True
+        answer = await self._coordinator.patch_trace(content, start=0, debug=self._settings.debug_trace)
+        self.take_interval(answer)
+        if answer.verdict is Verdict.OK:
+            self._offset = len(content)
+        elif answer.verdict is Verdict.RANGE_MISMATCH:
+            self._resume_at(answer.offset)
 
     async def report(self, final: JobUpdate) -> ReportResult:
         """Send the rest of the log, then the final update, as often as it takes (``runner-api.md`` 7.4)."""

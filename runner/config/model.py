@@ -1,0 +1,129 @@
+"""The configuration, typed and frozen. Durations are seconds."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runner.identity import short_token
+
+
+def default_state_dir() -> Path:
+    """Where records are kept when the configuration does not say."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/pyrunner")
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "pyrunner"
+
+
+class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[pyrunner]``: keys that the reference does not know."""
+
+    graceful_shutdown_timeout_s: float = 3600.0
+    interrupted_failure_reason: str = "runner_system_failure"
+    control_socket: str | None = None
+    state_dir: Path = Path("/var/lib/pyrunner")
+    shutdown_mode: str = "drain"
+    system_id: str = ""
+    pass_env: tuple[str, ...] = ()
+    debug_endpoints: bool = False
+
+
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.pyrunner]``. ``term_grace_s`` is what a script may take to end after SIGTERM."""
+
+    shutdown_mode: str | None = None
+    token_file: str = ""
+    job_user: str = ""
+    kill_leftovers: bool = False
+    term_grace_s: float = 10.0
+
+
+class ArtifactConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.artifact]``."""
+
+    upload_timeout_s: float = 3600.0
+    response_header_timeout_s: float = 600.0
+
+
+class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``[[runners]]`` entry. ``tables`` holds the sub-tables of executors as they are; ``disabled`` says why the entry
+    cannot be used; ``line`` is where it begins; ``token_reference`` names variables that url and token came from."""
+
+    name: str = ""
+    url: str = ""
+    id: int = 0
+    token: str = ""
+    token_obtained_at: datetime | None = None
+    token_expires_at: datetime | None = None
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    limit: int = 0
+    output_limit: int = 4096
+    request_concurrency: int = 1
+    strict_check_interval: bool = False
+    unhealthy_requests_limit: int = 3
+    unhealthy_interval_s: float = 3600.0
+    job_status_final_update_retry_limit: int = 10
+    executor: str = ""
+    builds_dir: str = ""
+    cache_dir: str = ""
+    clone_url: str = ""
+    environment: tuple[str, ...] = ()
+    shell: str = ""
+    pre_get_sources_script: str = ""
+    post_get_sources_script: str = ""
+    pre_build_script: str = ""
+    post_build_script: str = ""
+    prepare_timeout_s: float | None = None
+    get_sources_timeout_s: float | None = None
+    debug_trace_disabled: bool = False
+    safe_directory_checkout: bool | None = None
+    clean_git_config: bool | None = None
+    proxy_exec: bool | None = None
+    labels: dict[str, str] = {}
+    feature_flags: dict[str, bool] = {}
+    custom_build_dir_enabled: bool | None = None
+    artifact: ArtifactConfig = ArtifactConfig()
+    pyrunner: RunnerSettings = RunnerSettings()
+    tables: dict[str, Any] = {}
+    line: int = 0
+    disabled: str | None = None
+    token_reference: frozenset[str] = frozenset()
+
+    @property
+    def short_token(self) -> str:
+        """The part of the token that may be shown."""
+        return short_token(self.token)
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file. ``runners`` has the usable and the disabled entries in file order."""
+
+    path: Path
+    concurrent: int = 1
+    check_interval_s: float = 3.0
+    log_level: str | None = None
+    log_format: str | None = None
+    shutdown_timeout_s: float = 30.0
+    listen_address: str | None = None
+    connection_max_age_s: float = 900.0
+    labels: dict[str, str] = {}
+    pyrunner: DaemonSettings = DaemonSettings()
+    runners: tuple[RunnerConfig, ...] = ()
+    content_hash: str = ""
+
+
+def runner_to_json(runner: RunnerConfig) -> bytes:
+    """An entry as a job's record keeps it."""
+    return msgspec.json.encode(runner)
+
+
+def runner_from_json(raw: bytes | msgspec.Raw) -> RunnerConfig:
+    """The entry of a record."""
+    return msgspec.json.decode(raw, type=RunnerConfig)

@@ -1,0 +1,436 @@
+"""The daemon: builds every object, and lives from start to exit. Nothing else builds objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from executors.base import ExecutorError
+from runner import logs
+from runner.config.model import Config, RunnerConfig
+from runner.config.system_id import load_system_id
+from runner.daemon.connections import Connections
+from runner.daemon.health import Health
+from runner.daemon.jobs import Jobs
+from runner.daemon.options import RunOptions
+from runner.daemon.reload import ConfigFile, Watcher
+from runner.daemon.scheduler import Scheduler
+from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
+from runner.errors import RunnerError
+from runner.identity import REVISION, VERSION, architecture, os_name
+from runner.job.record import RecordStore
+from runner.ops.http import Page, StatusServer, stacks
+from runner.ops.metrics import Metrics, RunningJob, Snapshot
+from runner.ops.notify import Notifier
+
+log = structlog.get_logger()
+
+EXIT_CONFIG = 78
+LOCK_VARIABLE = "PYRUNNER_INHERITED_LOCK"
+ALIVE_S = 10.0
+KILL_SHARE = 0.4
+EXTEND_PERIOD_S = 20.0
+
+
+def run(options: RunOptions) -> int:
+    """Run the daemon; its exit status. May replace the process by a new one of itself."""
+    logs.configure(level=options.log_level or "info", form=options.log_format or "runner")
+    log.info("Runtime platform", arch=architecture(), os=os_name(), pid=os.getpid(), revision=REVISION, version=VERSION)
+    log.info(f"Starting multi-runner from {options.config}...")
+    log.info("Running in system-mode." if os.geteuid() == 0 else "Running in user-mode.")
+    if options.working_directory is not None:
+        try:
+            os.chdir(options.working_directory)
+        except OSError as error:
+            log.critical("Service run failed", error=f"chdir {options.working_directory}: {error.strerror}")
+            return 1
+    file = ConfigFile(options.config.absolute(), os.environ)
+    config = _first_config(file)
+    if config is None:
+        return EXIT_CONFIG
+    store = RecordStore(config.pyrunner.state_dir)
+    inherited = os.environ.pop(LOCK_VARIABLE, "")
+    try:
+        store.open(inherited_lock_fd=int(inherited) if inherited else None)
+    except RunnerError as error:
+        log.critical("Service run failed", error=str(error))
+        return 1
+    daemon = Daemon(options, file, config, store)
+    try:
+        status = asyncio.run(daemon.serve())
+    finally:
+        if not daemon.restarts:
+            store.close()
+    if daemon.restarts:
+        _execute_again(store, options)
+    return status
+
+
+def _first_config(file: ConfigFile) -> Config | None:
+    try:
+        loaded = file.read()
+    except FileNotFoundError:
+        log.warning("Failed to load config", error=f"{file.path}: no such file or directory")
+        return file.empty()
+    except OSError as error:
+        log.critical("Service run failed", error=f"{file.path}: {error.strerror}")
+        return None
+    config = file.take(loaded, always=True)
+    if config is None:
+        log.critical("Service run failed", error=file.last_error)
+    return config
+
+
+def _execute_again(store: RecordStore, options: RunOptions) -> None:
+    """Become the new code: same process id, the state directory never unlocked."""
+    os.set_inheritable(store.lock_fd, True)
+    os.environ[LOCK_VARIABLE] = str(store.lock_fd)
+    log.info("Executing again")
+    sys.stderr.flush()
+    argv = list(options.argv) or sys.argv
+    os.execv(sys.executable, [sys.executable, *argv])
+
+
+class Daemon:
+    """The objects of a running daemon and the loops that keep it going."""
+
+    def __init__(self, options: RunOptions, file: ConfigFile, config: Config, store: RecordStore) -> None:
+        self._options = options
+        self._file = file
+        self._config = config
+        self._store = store
+        found = load_system_id(
+            file.path, override=config.pyrunner.system_id or os.environ.get("PYRUNNER_SYSTEM_ID", "")
+        )
+        if found.created:
+            log.info("Created missing unique system ID", system_id=found.value)
+        if found.warning:
+            log.warning(found.warning)
+        self._system_id = found.value
+        self._metrics = Metrics(self._system_id, self._snapshot)
+        self._notifier = Notifier(os.environ)
+        self._exit_status = 0
+        self._ticked = time.monotonic()
+        self._forced = asyncio.Event()
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the process is to execute itself again."""
+        return self._shutdown.restart
+
+    async def serve(self) -> int:
+        """From start to exit."""
+        self._build()
+        self._apply_logging(self._config)
+        self._metrics.know(self._config.runners)
+        self._metrics.slot("started", self._config.concurrent)
+        server = await self._listen()
+        await self._open_executors()
+        log.info("Configuration loaded", max_builds=self._config.concurrent)
+        self._metrics.configuration("loaded")
+        with captured_signals(self._signals()):
+            async with asyncio.TaskGroup() as services:
+                loops = [
+                    services.create_task(_keep_running(name, work), name=name)
+                    for name, work in (
+                        ("config", self._watcher.run),
+                        ("heartbeat", self._beat),
+                        ("progress", self._tell_progress),
+                        ("reports", self._jobs.report_later),
+                    )
+                ]
+                self._notifier.ready()
+                self._shutdown.started()
+                await self._work()
+                for loop in loops:
+                    loop.cancel()
+        await self._jobs.close()
+        await self._connections.close()
+        if server is not None:
+            await server.close()
+        if not self.restarts:
+            log.info("Can exit now!")
+        return self._exit_status
+
+    def _build(self) -> None:
+        config = self._config
+        self._connections = Connections(
+            system_id=self._system_id,
+            config_dir=self._file.path.parent,
+            connection_max_age_s=config.connection_max_age_s,
+        )
+        self._jobs = Jobs(
+            store=self._store,
+            connections=self._connections,
+            config=lambda: self._config,
+            system_id=self._system_id,
+            job_user=self._options.user,
+            on_change=self._jobs_changed,
+        )
+        health = Health(time.monotonic)
+        self._scheduler = Scheduler(
+            config=config,
+            request=lambda runner, *, hold: self._connections.of(runner).request_job(hold=hold),
+            run_job=self._jobs.run_offer,
+            health=health,
+            events=self._metrics,
+        )
+        self._watcher = Watcher(self._file, self._apply)
+        self._shutdown = Shutdown(
+            mode=lambda: ShutdownMode(self._config.pyrunner.shutdown_mode),
+            graceful_timeout_s=self._graceful_timeout_s,
+            shutdown_timeout_s=lambda: self._config.shutdown_timeout_s,
+            on_drain=self._on_drain,
+            on_abort=self._on_abort,
+            on_detach=self._jobs.detach,
+            force_exit=self._force_exit,
+        )
+
+    def _graceful_timeout_s(self) -> float:
+        given = self._options.graceful_shutdown_timeout_s
+        return self._config.pyrunner.graceful_shutdown_timeout_s if given is None else given
+
+    async def _open_executors(self) -> None:
+        try:
+            await self._jobs.open()
+        except ExecutorError as error:
+            log.error("executor could not be opened", error=str(error))
+
+    # Work
+
+    async def _work(self) -> None:
+        """Run jobs until there is nothing left to wait for."""
+        adopted = []
+        for adoption in self._jobs.adoptable():
+            self._scheduler.counters(adoption.lease.token).replace(
+                adoption.lease, adoption.project_id, adoption.lease.concurrent_id, adoption.lease.project_slot
+            )
+            adopted.append((adoption.runner, adoption.lease, adoption.work()))
+        work = asyncio.ensure_future(self._scheduler.run(adopted))
+        forced = asyncio.ensure_future(self._forced.wait())
+        await asyncio.wait((work, forced), return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait((work,))
+            log.error("Forceful shutdown not finished properly", error="shutdown timed out")
+            self._exit_status = 1
+            return
+        work.result()
+        if self._shutdown.state is State.ABORTING and self._jobs.unreported:
+            self._exit_status = 1
+        log.info("All workers stopped.")
+
+    def _signals(self) -> dict[signal.Signals, Callable[[], None]]:
+        stops = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        found: dict[signal.Signals, Callable[[], None]] = {
+            number: lambda number=number: self._shutdown.receive(number)  # type: ignore[misc]
+            for number in stops
+        }
+        found[signal.SIGHUP] = self._hangup
+        found[signal.SIGUSR1] = lambda: log.info("stacks", text=stacks())
+        found[signal.SIGUSR2] = self._shutdown.begin_restart
+        return found
+
+    def _hangup(self) -> None:
+        if self._shutdown.state is State.RUNNING:
+            self._notifier.reloading()
+            self._watcher.ask()
+        elif self._shutdown.state is State.DRAINING:
+            log.warning("stopping: the configuration is not loaded again")
+
+    def _on_drain(self) -> None:
+        self._notifier.stopping()
+        self._scheduler.drain()
+
+    def _on_abort(self, signal_name: str) -> None:
+        """Everything must be over within ``shutdown_timeout``."""
+        limit_s = self._config.shutdown_timeout_s
+        self._jobs.abort(signal_name, grace_s=limit_s * KILL_SHARE)
+        loop = asyncio.get_running_loop()
+        loop.call_later(limit_s * KILL_SHARE / 2, self._scheduler.cancel_requests)
+        loop.call_later(limit_s * 0.95, self._forced.set)
+
+    def _force_exit(self, signal_name: str) -> None:
+        log.error("Forceful shutdown not finished properly", error=f"forced exit with stop signal: {signal_name}")
+        self._exit_status = 1
+        self._forced.set()
+
+    # Configuration
+
+    async def _apply(self, config: Config) -> None:
+        """Go over to another configuration at once; running jobs keep theirs."""
+        before, self._config = self._config, config
+        self._apply_logging(config)
+        _log_changes(before, config)
+        for runner in before.runners:
+            if not any(runner.short_token == other.short_token for other in config.runners):
+                self._metrics.forget(runner)
+        self._metrics.know(config.runners)
+        change = config.concurrent - before.concurrent
+        if change:
+            self._metrics.slot("started" if change > 0 else "stopped", abs(change))
+        await self._open_executors()
+        self._scheduler.reload(config)
+        await self._connections.keep_only(
+            config.runners, {run.plan.runner.token for run in self._jobs.running.values()}
+        )
+        log.info("Configuration loaded", max_builds=config.concurrent)
+        self._metrics.configuration("loaded")
+        self._notifier.ready()
+
+    def _apply_logging(self, config: Config) -> None:
+        logs.configure(
+            level=self._options.log_level or config.log_level or "info",
+            form=self._options.log_format or config.log_format or "runner",
+            count=self._metrics.logged,
+        )
+
+    # What an operator looks at
+
+    async def _listen(self) -> StatusServer | None:
+        address = self._options.listen_address or self._config.listen_address
+        if not address:
+            log.info("listen_address not defined, metrics & debug endpoints disabled")
+            return None
+        server = StatusServer(
+            {
+                "/metrics": lambda: Page(body=self._metrics.page(), content_type=self._metrics.content_type),
+                "/health/live": self._live,
+                "/health/ready": self._ready,
+                "/debug/process/state": lambda: Page(body=f"{self._shutdown.state}\n".encode()),
+                "/debug/jobs/list": self._list_jobs,
+            }
+        )
+        try:
+            await server.start(address)
+        except ValueError as error:
+            log.error(str(error))
+            return None
+        except OSError as error:
+            log.critical("Failed to create listener for metrics server", error=str(error))
+            raise SystemExit(1) from error
+        log.info("Metrics server listening", address=address)
+        return server
+
+    def _live(self) -> Page:
+        alive = time.monotonic() - self._ticked < ALIVE_S
+        return Page(body=b"alive\n" if alive else b"stuck\n", status=200 if alive else 503)
+
+    def _ready(self) -> Page:
+        match self._shutdown.state:
+            case State.RUNNING:
+                return Page(body=b"ready\n")
+            case State.STARTING:
+                return Page(body=b"starting\n", status=503)
+            case _:
+                return Page(body=b"draining\n", status=503)
+
+    def _list_jobs(self) -> Page:
+        lines = [
+            f"url={job.url} state={job.state} stage={job.stage} executor_stage=prepare duration={job.duration_s:.9f}s\n"
+            for job in self._running_jobs()
+        ]
+        return Page(body="".join(lines).encode(), headers=(("X-List-Version", "2"),))
+
+    def _running_jobs(self) -> tuple[RunningJob, ...]:
+        now_ns = time.time_ns()
+        return tuple(
+            RunningJob(
+                runner=run.plan.runner,
+                url=run.plan.variables.get("CI_JOB_URL") or "",
+                stage=run.path.stage if run.path is not None else "",
+                state="running",
+                duration_s=(now_ns - run.record.accepted.accepted_at_ns) / 1e9,
+            )
+            for run in self._jobs.running.values()
+        )
+
+    def _snapshot(self) -> Snapshot:
+        known = self._scheduler.known_counters
+        return Snapshot(
+            concurrent=self._config.concurrent,
+            slots_used=self._scheduler.slots.used,
+            state=self._shutdown.state,
+            runners=self._config.runners,
+            jobs=self._running_jobs(),
+            requests={
+                runner.token: (
+                    known[runner.token].requests,
+                    known[runner.token].exceeded,
+                    known[runner.token].request_limit(max(runner.request_concurrency, 1), is_adaptive=True),
+                )
+                for runner in self._config.runners
+                if runner.token in known
+            },
+            unreported=len(self._jobs.unreported),
+        )
+
+    def _jobs_changed(self) -> None:
+        self._notifier.status(f"{len(self._jobs.running)} of {self._config.concurrent} jobs running")
+
+    async def _beat(self) -> None:
+        """Show that the event loop turns."""
+        while True:
+            self._ticked = time.monotonic()
+            period_s = self._notifier.watchdog_period_s
+            if period_s is not None:
+                self._notifier.alive()
+            await asyncio.sleep(min(period_s or ALIVE_S / 2, ALIVE_S / 2))
+
+    async def _tell_progress(self) -> None:
+        """While draining: say how many jobs are waited for, and ask for the time that it takes."""
+        await self._shutdown.stopping.wait()
+        said = float("-inf")
+        while True:
+            now = asyncio.get_running_loop().time()
+            self._notifier.extend(EXTEND_PERIOD_S * 3)
+            if now - said >= PROGRESS_PERIOD_S and self._jobs.running:
+                said = now
+                left = self._shutdown.drain_deadline
+                behind = f", deadline in {left - now:.0f} s" if left is not None else ""
+                log.info(f"draining: {len(self._jobs.running)} jobs{behind}")
+                self._notifier.status(f"draining: {len(self._jobs.running)} jobs{behind}")
+            await asyncio.sleep(EXTEND_PERIOD_S)
+
+
+async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """A service that fails is started again, later each time; no job suffers from it."""
+    pause_s = 1.0
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - one broken service must not take the jobs with it
+            log.exception("service failed, it is started again", service=name, error=str(error), pause_s=pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 300.0)
+
+
+def _log_changes(before: Config, after: Config) -> None:
+    """Say what a reload changed, never any values."""
+
+    def identity(runner: RunnerConfig) -> tuple[str, str]:
+        return runner.url, runner.token
+
+    old = {identity(runner): runner for runner in before.runners}
+    new = {identity(runner): runner for runner in after.runners}
+    for key, runner in new.items():
+        if key not in old:
+            log.info("runner added", runner=runner.short_token, runner_name=runner.name)
+            continue
+        fields = [name for name in runner.__struct_fields__ if getattr(runner, name) != getattr(old[key], name)]
+        changed = sorted(set(fields) - {"line"})
+        if changed:
+            log.info("runner changed", runner=runner.short_token, runner_name=runner.name, keys=", ".join(changed))
+    for key, runner in old.items():
+        if key not in new:
+            log.info("runner removed", runner=runner.short_token, runner_name=runner.name)
+    for name in ("listen_address", "pyrunner"):
+        if getattr(before, name) != getattr(after, name):
+            log.warning(f"{name} changed: restart needed")

@@ -1,0 +1,113 @@
+"""Loads the configuration again when its content changes (``config-cli-daemon.md`` 8)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from executors.registry import KINDS
+from runner.config.load import Loaded, load
+from runner.config.model import Config
+
+log = structlog.get_logger()
+
+POLL_S = 3.0
+MISSING_EVERY_S = 60.0
+Stamp = tuple[int, int, int]
+
+
+class ConfigFile:
+    """The file, as it was when it was last read. ``last_error`` is why the newest content is not in force."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        self.path = path
+        self._environ = environ
+        self._stamp: Stamp | None = None
+        self._hash = ""
+        self.last_error = ""
+
+    def read(self) -> Loaded:
+        """Read the file now. Raises :class:`OSError`."""
+        self._stamp = self._look()
+        return load(self.path, environ=self._environ, executors=KINDS)
+
+    def empty(self) -> Config:
+        """What holds while there is no file."""
+        return Config(path=self.path)
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one than the one that was read."""
+        return self._look() != self._stamp
+
+    def _look(self) -> Stamp | None:
+        try:
+            about = os.stat(self.path)  # noqa: PTH116 - three numbers at once
+        except OSError:
+            return None
+        return (about.st_ino, about.st_size, about.st_mtime_ns)
+
+    def take(self, loaded: Loaded, *, always: bool) -> Config | None:
+        """Log what was found; the new configuration, or None when the old one stays."""
+        for found in loaded.diagnostics:
+            (log.error if found.severity == "error" else log.warning)(str(found))
+        if loaded.config is None:
+            self.last_error = str(loaded.errors[0]) if loaded.errors else "unusable"
+            log.error("Failed to load config", error=self.last_error)
+            return None
+        self.last_error = ""
+        if loaded.config.content_hash == self._hash and not always:
+            return None
+        self._hash = loaded.config.content_hash
+        return loaded.config
+
+
+class Watcher:
+    """Looks at the file every three seconds, and at once when asked."""
+
+    def __init__(self, file: ConfigFile, apply: Callable[[Config], Awaitable[None]]) -> None:
+        self._file = file
+        self._apply = apply
+        self._asked = asyncio.Event()
+        self._missing_said = float("-inf")
+        self.failures = 0
+
+    def ask(self) -> None:
+        """Reload now, whether the file changed or not."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        while True:
+            try:
+                await asyncio.wait_for(self._asked.wait(), POLL_S)
+            except TimeoutError:
+                pass
+            forced = self._asked.is_set()
+            self._asked.clear()
+            if forced or self._file.has_changed():
+                await self._reload(forced=forced)
+            elif not self._file.path.exists():
+                self._say_missing()
+
+    async def _reload(self, *, forced: bool) -> None:
+        try:
+            loaded = self._file.read()
+        except OSError as error:
+            self._file.last_error = f"{self._file.path}: {error.strerror}"
+            self._say_missing()
+            return
+        config = self._file.take(loaded, always=forced)
+        if config is not None:
+            await self._apply(config)
+        elif loaded.config is None:
+            self.failures += 1
+
+    def _say_missing(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._missing_said >= MISSING_EVERY_S:
+            self._missing_said = now
+            log.warning("Failed to load config", error=f"{self._file.path}: no such file or directory")

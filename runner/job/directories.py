@@ -1,0 +1,75 @@
+"""Where a job works (``job-lifecycle.md`` 10)."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from runner.job.outcome import misconfigured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directories:
+    """Absolute paths. ``builds`` is the root as scripts see it in ``CI_BUILDS_DIR`` (it may be relative)."""
+
+    builds: str
+    project: str
+    cache: str
+
+    @property
+    def tmp(self) -> str:
+        """Files of the runner's for this job."""
+        return f"{self.project}.tmp"
+
+
+def slug(repo_url: str, project_id: int) -> str:
+    """The part of the project's directory that its URL gives; ``project-<id>`` where the URL gives none."""
+    fallback = f"project-{project_id}"
+    try:
+        parts = urlsplit(repo_url)
+        host = parts.hostname
+    except ValueError:
+        return fallback
+    if not host:
+        return fallback
+    path = unquote(parts.path).removesuffix(".git")
+    cleaned = posixpath.normpath("/" + path).strip("/")
+    return fallback if ".." in cleaned else cleaned
+
+
+def place(
+    *,
+    working_dir: str,
+    builds_dir: str,
+    cache_dir: str,
+    shared: bool,
+    short_token: str,
+    project_slot: int,
+    name: str,
+    is_empty_strategy: bool,
+) -> Directories:
+    """The directories of a job that asks for no others."""
+    builds = builds_dir.replace("$PWD", working_dir) or posixpath.join(working_dir, "builds")
+    cache = cache_dir.replace("$PWD", working_dir) or posixpath.join(working_dir, "cache")
+    root = posixpath.normpath(posixpath.join(working_dir, builds))
+    slot = f"{short_token}/{project_slot}" if shared else ""
+    suffix = "-empty" if is_empty_strategy else ""
+    return Directories(
+        builds=builds,
+        project=posixpath.normpath(posixpath.join(root, slot, name)) + suffix,
+        cache=posixpath.normpath(posixpath.join(working_dir, cache, name)) + suffix,
+    )
+
+
+def with_clone_path(directories: Directories, clone_path: str, *, allowed: bool, working_dir: str) -> Directories:
+    """The directories of a job with ``GIT_CLONE_PATH``. Raises a configuration failure where it must not be used."""
+    if not clone_path:
+        return directories
+    if not allowed:
+        raise misconfigured("setting GIT_CLONE_PATH is not allowed, enable `custom_build_dir` feature")
+    root = posixpath.normpath(posixpath.join(working_dir, directories.builds))
+    project = posixpath.normpath(posixpath.join(working_dir, clone_path))
+    if project != root and not project.startswith(root.rstrip("/") + "/"):
+        raise misconfigured(f'the GIT_CLONE_PATH="{clone_path}" has to be within "{directories.builds}"')
+    return Directories(builds=directories.builds, project=project, cache=directories.cache)

@@ -1,0 +1,227 @@
+"""Everything that follows from a job's payload, its runner entry and its place, worked out before anything is done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from executors.base import ImageSpec, JobSpec
+from executors.registry import Kind
+from runner.config.model import RunnerConfig, runner_from_json
+from runner.coordinator.payload import JobPayload
+from runner.identity import REVISION, VERSION, architecture, os_name
+from runner.job import flags as feature_flags
+from runner.job.directories import Directories, place, slug, with_clone_path
+from runner.job.flags import Flags
+from runner.job.git_config import remote_of
+from runner.job.outcome import JobFailure
+from runner.job.record import JobRecord
+from runner.job.settings import GitStrategy, JobSettings, parse_settings
+from runner.job.sources import SourcesPlan
+from runner.job.variables import Variable, Variables, exports, from_payload, own
+from runner.trace.log import TraceSettings
+
+# What git itself understands of a job's variables; the rest is none of its business.
+_GIT_VARIABLES = re.compile(
+    r"(GIT_(?!DIR$|WORK_TREE$|CONFIG_(?:GLOBAL|SYSTEM)$)[A-Z0-9_]+|(?:https?|no|all)_proxy)", re.IGNORECASE
+)
+SUPERVISOR_MARGIN_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """The facts of one job. ``misconfigured`` is why it cannot be prepared, if so."""
+
+    payload: JobPayload
+    runner: RunnerConfig
+    kind: Kind
+    record: JobRecord
+    variables: Variables
+    settings: JobSettings
+    flags: Flags
+    directories: Directories
+    misconfigured: JobFailure | None
+    warnings: tuple[str, ...]
+
+    @property
+    def shell(self) -> str:
+        """The shell of the scripts."""
+        return self.runner.shell or self.kind.shells[0]
+
+    @property
+    def env_file(self) -> str:
+        """Where ``GITLAB_ENV`` points."""
+        return f"{self.directories.tmp}/gitlab_runner_env"
+
+    def exports(self, status: str) -> list[tuple[str, str]]:
+        """What the scripts of a stage see."""
+        return exports(self.variables.with_status(status))
+
+    def trace_settings(self) -> TraceSettings:
+        """How the log is written."""
+        features = self.payload.features
+        return TraceSettings(
+            masks=self.variables.masks(),
+            token_prefixes=tuple(features.token_mask_prefixes),
+            mask_default_tokens=self.flags["FF_MASK_ALL_DEFAULT_TOKENS"],
+            timestamps=self.flags["FF_TIMESTAMPS"],
+            sections=features.trace_sections,
+        )
+
+    def spec(self, *, orphan_grace_s: float | None = None) -> JobSpec:
+        """What the executor gets."""
+        accepted = self.record.accepted
+        image = self.payload.image
+        return JobSpec(
+            job_id=self.payload.id,
+            record_dir=self.record.directory,
+            project_dir=self.directories.project,
+            tmp_dir=self.directories.tmp,
+            shell=self.shell,
+            user=self.runner.pyrunner.job_user or accepted.job_user,
+            output_limit_bytes=max(256 * 1024 * 1024, self.runner.output_limit * 1024 * 8),
+            deadline_unix_s=accepted.accepted_at_ns / 1e9 + self.payload.timeout_s + SUPERVISOR_MARGIN_S,
+            orphan_grace_s=orphan_grace_s,
+            kill_leftovers=self.runner.pyrunner.kill_leftovers,
+            image=ImageSpec(name=self.variables.expand(image.name)) if image.name else None,
+        )
+
+    def sources(self) -> SourcesPlan:
+        """What the git work gets."""
+        runner, payload = self.runner, self.payload
+        clean = runner.clean_git_config
+        safe = runner.safe_directory_checkout
+        files = {"sslCAInfo": "CA", "sslCert": "CERT", "sslKey": "KEY"}
+        names = {key: f"CI_SERVER_TLS_{name}_FILE" for key, name in files.items()}
+        return SourcesPlan(
+            git=payload.git_info,
+            settings=self.settings,
+            remote=remote_of(
+                payload.git_info.repo_url,
+                token=payload.token,
+                clone_url=runner.clone_url,
+                project_path=self.variables.get("CI_PROJECT_PATH") or "",
+            ),
+            token=payload.token,
+            project_dir=self.directories.project,
+            tmp_dir=self.directories.tmp,
+            bases=(runner.clone_url or runner.url,),
+            correlation_id=self.record.accepted.correlation_id if self.flags["FF_USE_GITALY_CORRELATION_ID"] else "",
+            bundle_uris=self.flags["FF_USE_GIT_BUNDLE_URIS"],
+            proactive_auth=self.flags["FF_USE_GIT_PROACTIVE_AUTH"],
+            clean_config=True if clean is None else clean,
+            safe_directory=self.kind.safe_directory if safe is None else safe,
+            job_cleanup=self.flags["FF_ENABLE_JOB_CLEANUP"],
+            tls={key: self.variables.path(name) for key, name in names.items() if self.variables.get(name)},
+            environment={
+                variable.key: variable.value
+                for variable in self.variables.effective()
+                if not variable.file and _GIT_VARIABLES.fullmatch(variable.key)
+            },
+        )
+
+
+def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
+    """Work the plan out; the same one for whoever has the record."""
+    runner = runner_from_json(record.accepted.runner)
+    configured = _configured(runner)
+    sent = [from_payload(variable) for variable in payload.variables]
+    # A first look, to learn what decides over directories; variables that name directories come later.
+    early = Variables([*configured, *sent], "")
+    flags = feature_flags.resolve(runner.feature_flags, early.get)
+    settings = parse_settings(
+        early.get,
+        allow_fetch=payload.allow_git_fetch,
+        depth=payload.git_info.depth,
+        debug_disabled=runner.debug_trace_disabled,
+    )
+    directories = place(
+        working_dir=record.accepted.working_dir,
+        builds_dir=runner.builds_dir,
+        cache_dir=runner.cache_dir,
+        shared=kind.shared,
+        short_token=runner.short_token,
+        project_slot=record.accepted.project_slot,
+        name=slug(payload.git_info.repo_url, payload.job_info.project_id),
+        is_empty_strategy=settings.git_strategy is GitStrategy.EMPTY,
+    )
+    variables = _assemble(record, payload, runner, kind, flags, directories, settings)
+    misconfigured = None
+    if settings.git_clone_path:
+        allowed = runner.custom_build_dir_enabled
+        try:
+            directories = with_clone_path(
+                directories,
+                variables.expand(settings.git_clone_path),
+                allowed=kind.custom_build_dir if allowed is None else allowed,
+                working_dir=record.accepted.working_dir,
+            )
+            variables = _assemble(record, payload, runner, kind, flags, directories, settings)
+        except JobFailure as failure:
+            misconfigured = failure
+    expanded = variables.expanded()
+    return JobPlan(
+        payload=payload,
+        runner=runner,
+        kind=kind,
+        record=record,
+        variables=expanded,
+        settings=settings,
+        flags=flags,
+        directories=directories,
+        misconfigured=misconfigured,
+        warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
+    )
+
+
+def _configured(runner: RunnerConfig) -> list[Variable]:
+    """``environment`` of the runner entry."""
+    found = [entry.partition("=") for entry in runner.environment]
+    return [Variable(key=key, value=value, public=True, internal=True) for key, equals, value in found if equals]
+
+
+def _assemble(
+    record: JobRecord,
+    payload: JobPayload,
+    runner: RunnerConfig,
+    kind: Kind,
+    flags: Flags,
+    directories: Directories,
+    settings: JobSettings,
+) -> Variables:
+    """All variables in the order of precedence, lowest first (``job-lifecycle.md`` 8.1)."""
+    accepted = record.accepted
+    found = [own(name, "true" if on else "false") for name, on in flags.values.items()]
+    if payload.image.name:
+        found.append(own("CI_JOB_IMAGE", payload.image.name))
+    found.append(own("CI_RUNNER_SHORT_TOKEN", runner.short_token))
+    found += _configured(runner)
+    found += [
+        own("CI_BUILDS_DIR", directories.builds),
+        own("CI_PROJECT_DIR", directories.project),
+        own("CI_CONCURRENT_ID", str(accepted.concurrent_id)),
+        own("CI_CONCURRENT_PROJECT_ID", str(accepted.project_slot)),
+        own("CI_SERVER", "yes"),
+        own("CI_JOB_STATUS", "running"),
+        own("CI_JOB_TIMEOUT", str(payload.timeout_s)),
+    ]
+    tls = {"CA": accepted.ca_chain, "CERT": accepted.client_cert, "KEY": accepted.client_key}
+    found += [
+        Variable(key=f"CI_SERVER_TLS_{name}_FILE", value=text, public=name != "KEY", internal=True, file=True)
+        for name, text in tls.items()
+        if text
+    ]
+    disabled = {"CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"} if runner.debug_trace_disabled else set()
+    found += [
+        from_payload(variable)
+        for variable in payload.variables
+        if variable.key not in flags.values and variable.key not in disabled
+    ]
+    found += [
+        own("CI_SHARED_ENVIRONMENT" if kind.shared else "CI_DISPOSABLE_ENVIRONMENT", "true"),
+        own("CI_RUNNER_VERSION", VERSION),
+        own("CI_RUNNER_REVISION", REVISION),
+        own("CI_RUNNER_EXECUTABLE_ARCH", f"{os_name()}/{architecture()}"),
+        own("RUNNER_TEMP_PROJECT_DIR", directories.tmp),
+    ]
+    return Variables(found, directories.tmp)

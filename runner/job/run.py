@@ -317,6 +317,7 @@ class JobRun:
     def _conclude(self, outcome: Outcome) -> Decided:
         """The last line of the log."""
         now_ns = self._steps.moment("concluded")
+        self._log.begin_anew()
         if outcome.succeeded:
             self._log.info(outcome.last_line, time_ns=now_ns)
         else:

@@ -141,6 +141,12 @@ class JobLog:
         self._spool.reopen()
         self._own.pending, self._own.continues = b"", False
 
+    def begin_anew(self) -> None:
+        """The next line is written by somebody else: it continues no entry."""
+        if self._timestamps:
+            self._spool.write(self._own.close())
+        self._own.continues = False
+
     def finish(self) -> None:
         """Store everything that is held back."""
         if self._timestamps:

@@ -1,0 +1,66 @@
+"""Recordings of the reference: where they are, how they are filled in, and what of a log can be compared."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("PYRUNNER_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
+ABSENT = f"the recordings of the reference are not at {ROOT}: set PYRUNNER_GOLDEN"
+
+
+def scenarios(area: str) -> list[str]:
+    folder = ROOT / area
+    return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
+
+def read(area: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / area / f"{name}.json").read_text())
+    return found
+
+
+def fill(value: Any, places: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, text in places.items():
+            value = value.replace("{" + name + "}", text)
+        return value
+    if isinstance(value, dict):
+        return {key: fill(item, places) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, places) for item in value]
+    return value
+
+
+_RULES = (
+    (re.compile(r"section_(start|end):\d+:"), r"section_\1:T:"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z "), "TIME "),
+    (re.compile(r"Running with \S+ \S+ \([^)]*\)"), "Running with PRODUCT"),
+    (re.compile(r"system ID: \S+?(?=\x1b|$)"), "system ID: ID"),
+    (re.compile(r"Gitaly correlation ID: [^\x1b]*"), "Gitaly correlation ID: ID"),
+    (re.compile(r"Checking out [0-9a-f]{8} "), "Checking out SHA "),
+    (re.compile(r"\b(bash|sh)(: line |: )\d+: "), r"\1: line N: "),
+    (re.compile(r": line N: (eval: )?"), ": line N: "),
+    (re.compile(r"eval: line \d+: "), "line N: "),
+    (re.compile(r"not our ref [0-9a-f]{40}"), "not our ref SHA"),
+    (re.compile(r"\b[0-9a-f]{40}\b"), "SHA"),
+)
+
+
+def normalised(log: str, places: dict[str, str]) -> list[str]:
+    """Lines of a log without what varies from run to run. ``places``: placeholder -> this run's text."""
+    for name, text in places.items():
+        if text:
+            log = log.replace(text, "{" + name + "}")
+    log = log.replace(socket.gethostname(), "{HOSTNAME}")
+    for pattern, replacement in _RULES:
+        log = pattern.sub(replacement, log)
+    return log.split("\n")
+
+
+def difference(expected: list[str], got: list[str]) -> str:
+    return "\n".join(repr(line) for line in difflib.unified_diff(expected, got, "reference", "pyrunner", lineterm="", n=1))

@@ -1,0 +1,107 @@
+"""Runs a recorded scenario against pyrunner."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.contract import golden
+from tests.fakes import git_server
+from tests.fakes.coordinator import ENDED, FakeCoordinator, Job
+from tests.fakes.daemon import Daemon
+
+
+@dataclass
+class Replay:
+    """What came of a scenario: the jobs as the server saw them, and the placeholders of this run."""
+
+    fake: FakeCoordinator
+    jobs: list[Job]
+    places: dict[str, str]
+    daemon_log: str
+
+
+def tokens(count: int) -> dict[str, str]:
+    return {f"JOB_TOKEN_{number}": f"glcbt-65_lab{number:04d}tokentoken" for number in range(count)}
+
+
+async def replay(scenario: dict[str, Any], root: Path, *, timeout_s: float = 60.0, act: Any = None) -> Replay:
+    server = scenario.get("server") or {}
+    recorded = scenario["jobs"]
+    fake = FakeCoordinator(root / "server", trace_interval=server.get("trace_interval"))
+    async with fake:
+        home = root / "runner"
+        places = {"ROOT": str(home), "HOST": fake.places["HOST"], **tokens(len(recorded))}
+        fake.places |= {"ROOT": str(home)}
+        fake.faults.all = type(fake.faults)(golden.fill(server.get("faults") or [], places)).all
+        commits = _make_repositories(scenario, fake)
+        daemon = Daemon(home, golden.fill(scenario["config_toml"], places))
+        if server.get("profile"):
+            (home / "home" / ".bash_profile").write_text(server["profile"] + "\n")
+        for path, content in (scenario.get("helper_files") or {}).items():
+            target = Path(golden.fill(path, places))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(golden.fill(content, places))
+        daemon.start()
+        try:
+            jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, act)
+        finally:
+            await daemon.stop()
+        return Replay(fake, jobs, places, daemon.log)
+
+
+def _make_repositories(scenario: dict[str, Any], fake: FakeCoordinator) -> str:
+    files = scenario.get("repo")
+    return git_server.make_repository(fake.repositories, "app", files) if files else ""
+
+
+async def _run_jobs(
+    scenario: dict[str, Any],
+    fake: FakeCoordinator,
+    daemon: Daemon,
+    places: dict[str, str],
+    commit: str,
+    timeout_s: float,
+    act: Any,
+) -> list[Job]:
+    server = scenario.get("server") or {}
+    jobs: list[Job] = []
+    together = server.get("together")
+    for entry in scenario["jobs"]:
+        payload = _with_commit(golden.fill(entry["payload"], places), commit)
+        jobs.append(fake.add_job(payload, finalize_202=server.get("finalize_202", 0)))
+        if not together:
+            if act is not None:
+                await act(fake, jobs[-1], daemon)
+            await _until_over(fake, jobs[-1], entry["state"], timeout_s)
+    if together:
+        for job, entry in zip(jobs, scenario["jobs"], strict=True):
+            await _until_over(fake, job, entry["state"], timeout_s)
+    return jobs
+
+
+async def _until_over(fake: FakeCoordinator, job: Job, state: str, timeout_s: float) -> None:
+    """Until the server has the end; a job that never ends for it is over when its runner asks for another."""
+    async with asyncio.timeout(timeout_s):
+        if state in ENDED:
+            await job.ended.wait()
+            return
+        await fake.until(lambda: job.state == "running", timeout_s)
+        await asyncio.sleep(12)
+
+
+def _with_commit(payload: dict[str, Any], commit: str) -> dict[str, Any]:
+    """The recorded commit ids are of another repository."""
+    sha = payload.get("git_info", {}).get("sha", "")
+    if not commit or not sha or set(sha) == {"0"} or set(sha) == {"1"}:
+        return payload
+    text = __import__("json").dumps(payload).replace(sha, commit)
+    filled: dict[str, Any] = __import__("json").loads(text)
+    return filled
+
+
+async def interrupt(daemon: Daemon, number: signal.Signals) -> None:
+    daemon.send(number)

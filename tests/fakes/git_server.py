@@ -1,0 +1,79 @@
+"""Real git repositories over smart HTTP, through ``git http-backend``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+from aiohttp import web
+
+GIT_ENVIRONMENT = {
+    **{f"GIT_{role}_{what}": "lab@example.com" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
+    "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
+}
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=cwd, env={**os.environ, **GIT_ENVIRONMENT}, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def make_repository(root: Path, name: str, files: dict[str, str]) -> str:
+    """A bare repository ``root/name.git`` with one commit on ``main``; returns the commit."""
+    work = root / f"{name.replace('/', '-')}-work"
+    for path, content in files.items():
+        target = work / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+        if path.endswith(".sh"):
+            target.chmod(0o755)
+    git("init", "--quiet", "--initial-branch=main", cwd=work)
+    git("add", "--all", ".", cwd=work)
+    git("commit", "--quiet", "--message", "a commit", cwd=work)
+    bare = root / f"{name}.git"
+    bare.parent.mkdir(parents=True, exist_ok=True)
+    git("clone", "--quiet", "--bare", str(work), str(bare), cwd=root)
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=bare)
+    return git("rev-parse", "HEAD", cwd=work)
+
+
+async def serve(request: web.Request, root: Path) -> web.StreamResponse:
+    """One request of the smart protocol; the path below ``/git`` names the repository."""
+    body = await request.read()
+    if request.headers.get("Content-Encoding") == "gzip":
+        body = __import__("gzip").decompress(body)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GIT_PROJECT_ROOT": str(root),
+        "GIT_HTTP_EXPORT_ALL": "1",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+        "PATH_INFO": request.path.removeprefix("/git"),
+        "QUERY_STRING": request.query_string,
+        "REQUEST_METHOD": request.method,
+        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+        "CONTENT_LENGTH": str(len(body)),
+        "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+        "REMOTE_ADDR": "127.0.0.1",
+    }
+    process = await asyncio.create_subprocess_exec(
+        "git",
+        "http-backend",
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate(body)
+    head, _, content = out.partition(b"\r\n\r\n")
+    headers = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n") if b": " in line)
+    status = int(headers.pop("Status", "200").split()[0])
+    return web.Response(status=status, headers=headers, body=content)

@@ -11,10 +11,11 @@ from runner.job.outcome import misconfigured
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directories:
-    """Absolute paths. ``builds`` is the root as scripts see it in ``CI_BUILDS_DIR`` (it may be relative)."""
+    """Absolute paths. ``builds`` and ``shown`` are root and project as scripts see them (they may be relative)."""
 
     builds: str
     project: str
+    shown: str
     cache: str
 
     @property
@@ -58,6 +59,7 @@ def place(
     return Directories(
         builds=builds,
         project=posixpath.normpath(posixpath.join(root, slot, name)) + suffix,
+        shown=posixpath.normpath(posixpath.join(builds, slot, name)) + suffix,
         cache=posixpath.normpath(posixpath.join(working_dir, cache, name)) + suffix,
     )
 
@@ -72,4 +74,4 @@ def with_clone_path(directories: Directories, clone_path: str, *, allowed: bool,
     project = posixpath.normpath(posixpath.join(working_dir, clone_path))
     if project != root and not project.startswith(root.rstrip("/") + "/"):
         raise misconfigured(f'the GIT_CLONE_PATH="{clone_path}" has to be within "{directories.builds}"')
-    return Directories(builds=directories.builds, project=project, cache=directories.cache)
+    return Directories(builds=directories.builds, project=project, shown=project, cache=directories.cache)

@@ -73,12 +73,9 @@ class JobPath:
         self._script_scope = script_scope
         self._is_detached = is_detached
         self._deadline = deadline
-        self._commands = Commands(
-            sections=plan.flags["FF_SCRIPT_SECTIONS"] and plan.payload.features.trace_sections,
-            exit_check=plan.flags["FF_ENABLE_BASH_EXIT_CODE_CHECK"],
-        )
         self._exported: dict[str, str] = {}
         self._tidy = False
+        self._was_cut = False
         self.stage = ""
         self.in_script = False
         self.script_over = False
@@ -202,7 +199,7 @@ class JobPath:
         body = self._prelude("running") + "export GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never\n"
         body += "".join(f"export {key}={_quoted(value)}\n" for key, value in self._exported.items())
         body += "" if first else change_directory(self._plan.directories.project)
-        body += self._commands.render(elements, prefix)
+        body += self._commands().render(elements, prefix)
         if first:
             body += f"umask 077; env -0 >{_quoted(exported)}\n"
         hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True)
@@ -294,14 +291,22 @@ class JobPath:
             self.script_over = True
         return None
 
+    def _commands(self) -> Commands:
+        """A renderer for one script: sections are counted anew in each."""
+        return Commands(
+            sections=self._plan.flags["FF_SCRIPT_SECTIONS"] and self._plan.payload.features.trace_sections,
+            exit_check=self._plan.flags["FF_ENABLE_BASH_EXIT_CODE_CHECK"],
+        )
+
     def _step_body(self, elements: list[str]) -> str:
         runner = self._plan.runner
+        commands = self._commands()
         body = self._prelude("running") + change_directory(self._plan.directories.project)
         if runner.pre_build_script:
-            body += self._commands.render([runner.pre_build_script], "pre_build_script")
-        body += self._commands.render(elements, "script_step")
+            body += commands.render([runner.pre_build_script], "pre_build_script")
+        body += commands.render(elements, "script_step")
         if runner.post_build_script:
-            body += self._commands.render([runner.post_build_script], "post_build_script")
+            body += commands.render([runner.post_build_script], "post_build_script")
         return body
 
     async def _after_script(self, failure: JobFailure | None) -> JobFailure | None:
@@ -309,7 +314,7 @@ class JobPath:
         if not elements:
             return failure
         body = self._prelude(_status_of(failure)) + change_directory(self._plan.directories.project)
-        body += notice("Running after script...") + self._commands.render(elements, "after_script_step")
+        body += notice("Running after script...") + self._commands().render(elements, "after_script_step")
         limit_s = float(self._steps.known("after_script timeout") or 0)
         scope = StopScope(_loop_time(self._steps.moment("after_script began"), limit_s))
         try:
@@ -411,6 +416,7 @@ class JobPath:
             raise lost from error
         except (Stopped, asyncio.CancelledError):
             if not self._is_detached():
+                self._was_cut = True
                 self._close(step, stage, None)
             raise
         self._close(step, stage, None)
@@ -450,7 +456,8 @@ class JobPath:
                 raise
             failure = stage_timed_out(what, limit_s)
             text = f"{self.stage} {CUT_OFF}"
-            self._say(f"{what} timed out", lambda now_ns: self._log.warning(text, time_ns=now_ns))
+            if self._was_cut:
+                self._say(f"{what} timed out", lambda now_ns: self._log.warning(text, time_ns=now_ns))
             raise failure from stop
 
 

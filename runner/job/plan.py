@@ -198,7 +198,7 @@ def _assemble(
     found += _configured(runner)
     found += [
         own("CI_BUILDS_DIR", directories.builds),
-        own("CI_PROJECT_DIR", directories.project),
+        own("CI_PROJECT_DIR", directories.shown),
         own("CI_CONCURRENT_ID", str(accepted.concurrent_id)),
         own("CI_CONCURRENT_PROJECT_ID", str(accepted.project_slot)),
         own("CI_SERVER", "yes"),

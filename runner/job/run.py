@@ -173,7 +173,7 @@ class JobRun:
             text = RUN_AND_SCRIPT
         if not text:
             return None
-        self._log.bare(text, time_ns=self._clock_ns())
+        self._log.bare(f"{text}\n", time_ns=self._clock_ns())
         self._log.finish()
         outcome = Outcome(reason=Reason.SYSTEM, message=text, exit_code=EXIT_UNSUPPORTED_OPTIONS)
         return Decided(outcome=outcome)

@@ -223,5 +223,8 @@ class _StreamFilters:
         mask = self._filters[number]
         out: list[Piece] = []
         for piece in pieces:
-            out += [*mask.release(), piece] if piece.is_final else mask.feed(piece.data)
+            if not piece.is_final:
+                out += mask.feed(piece.data)
+            elif not mask.swallows:
+                out += [*mask.release(), piece]
         return out

@@ -46,8 +46,8 @@ class Phrases:
         return len(data)
 
     def _begins_a_phrase(self, text: bytes) -> bool:
-        index = bisect.bisect_left(self.sorted, text)
-        return index < len(self.sorted) and len(self.sorted[index]) > len(text) and self.sorted[index].startswith(text)
+        index = bisect.bisect_right(self.sorted, text)
+        return index < len(self.sorted) and self.sorted[index].startswith(text)
 
 
 class PhraseMask:
@@ -56,6 +56,11 @@ class PhraseMask:
     def __init__(self, phrases: Phrases) -> None:
         self._phrases = phrases
         self._held = b""
+
+    @property
+    def swallows(self) -> bool:
+        """See :class:`runner.trace.pieces.Filter`."""
+        return False
 
     def feed(self, data: bytes) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""

@@ -30,6 +30,11 @@ class ParameterMask:
         self._held = b""
         self._in_value = False
 
+    @property
+    def swallows(self) -> bool:
+        """See :class:`runner.trace.pieces.Filter`."""
+        return self._in_value
+
     def feed(self, data: bytes) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""
         if not self._in_value and not self._held and b"?" not in data and b"&" not in data:

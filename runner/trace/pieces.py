@@ -20,6 +20,11 @@ MASK_PIECE = Piece(MASK, is_final=True)
 class Filter(Protocol):
     """Looks at a stream piece by piece. Bytes keep their order; what may begin a hit is held back until it is decided."""
 
+    @property
+    def swallows(self) -> bool:
+        """Whether the stream is inside of something that is being left out: a mask put in before is left out too."""
+        ...
+
     def feed(self, data: bytes) -> list[Piece]:
         """What can be handed on now."""
         ...

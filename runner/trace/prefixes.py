@@ -53,6 +53,11 @@ class PrefixMask:
         self._behind_prefix = False
         self._in_token = False
 
+    @property
+    def swallows(self) -> bool:
+        """See :class:`runner.trace.pieces.Filter`."""
+        return False
+
     def feed(self, data: bytes) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""
         idle = not self._held and not self._behind_prefix

@@ -63,6 +63,7 @@ class Jobs:
         system_id: str,
         job_user: str | None,
         on_change: Callable[[], None] = lambda: None,
+        orphan_grace_s: float | None = None,
     ) -> None:
         self._store = store
         self._connections = connections
@@ -70,6 +71,7 @@ class Jobs:
         self._system_id = system_id
         self._job_user = job_user
         self._on_change = on_change
+        self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
         self._signal = ""
         self._grace_s = 0.0
@@ -269,7 +271,9 @@ class Jobs:
             kind=KINDS[runner.executor],
             executor=executor,
             coordinator=coordinator.job(payload.id, payload.token),
-            settings=RunSettings(interrupted_reason=self._interrupted_reason(payload)),
+            settings=RunSettings(
+                interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s
+            ),
             on_accepted=on_accepted,
         )
         name = record.directory.name

@@ -51,7 +51,13 @@ _RULES = (
 )
 
 
-PRODUCT = {"19.4.0": "VERSION", "0.1.0": "VERSION", "d79f3e7b": "REVISION", "=HEAD": "=REVISION", "|HEAD|": "|REVISION|"}
+PRODUCT = {
+    "19.4.0": "VERSION",
+    "0.1.0": "VERSION",
+    "d79f3e7b": "REVISION",
+    "=HEAD": "=REVISION",
+    "|HEAD|": "|REVISION|",
+}
 
 
 def normalised(log: str, places: dict[str, str]) -> list[str]:
@@ -82,4 +88,6 @@ def _by_section(lines: list[str]) -> list[list[str]]:
 
 
 def difference(expected: list[str], got: list[str]) -> str:
-    return "\n".join(repr(line) for line in difflib.unified_diff(expected, got, "reference", "pyrunner", lineterm="", n=1))
+    return "\n".join(
+        repr(line) for line in difflib.unified_diff(expected, got, "reference", "pyrunner", lineterm="", n=1)
+    )

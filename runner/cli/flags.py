@@ -1,0 +1,103 @@
+"""Flags of runner keys, made from the one schema of the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from runner.config.duration import format_duration, parse_duration
+from runner.config.schema import CUSTOM_BUILD_DIR, RUNNER, Key, Type
+
+
+class Duration(click.ParamType[str]):
+    """A duration in Go's notation, kept as it will stand in the file."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Normalise, or say what is wrong."""
+        try:
+            return format_duration(parse_duration(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Pair(click.ParamType[tuple[str, bool]]):
+    """``key:value`` of a map flag."""
+
+    name = "key:value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, bool]:
+        """The pair; a word without a colon is refused."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        key, colon, text = str(value).partition(":")
+        if not colon or text not in ("true", "false"):
+            self.fail(f"{value!r} is not NAME:true or NAME:false", param, ctx)
+        return key, text == "true"
+
+
+def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for every runner key that has a flag."""
+    for key in reversed([key for key in (*RUNNER, *CUSTOM_BUILD_DIR) if key.flag]):
+        command = _option(key)(command)
+    return command
+
+
+def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    names = [f"--{key.flag}", parameter(key)]
+    if key.name in ("url", "token"):
+        names.insert(0, f"-{key.name[0]}")
+    if key.name == "name":
+        names.insert(1, "--description")
+    env = [key.env, key.env.upper()] if key.env and key.env != key.env.upper() else key.env or None
+    settings: dict[str, Any] = {"help": key.help, "envvar": env, "default": None}
+    match key.type:
+        case Type.INTEGER | Type.SECONDS:
+            settings["type"] = int
+        case Type.BOOLEAN | Type.OPTIONAL_BOOLEAN:
+            settings |= {"type": bool, "is_flag": False, "flag_value": "true"}
+        case Type.DURATION:
+            settings["type"] = Duration()
+        case Type.LIST:
+            settings |= {"multiple": True}
+        case Type.BOOLEAN_MAP:
+            settings |= {"type": Pair(), "multiple": True}
+        case _:
+            settings["type"] = str
+    return click.option(*names, **settings)
+
+
+def parameter(key: Key) -> str:
+    """The parameter of a command function that carries a key."""
+    return f"key_{key.name.replace('-', '_')}" if key.name != "enabled" else "key_custom_build_dir_enabled"
+
+
+def runner_values(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What was given, by the names of the file, in the order of the schema."""
+    values: dict[str, Any] = {}
+    for key in RUNNER:
+        given = parameters.get(parameter(key))
+        if given is None or given == () or given == "":
+            continue
+        if key.type is Type.BOOLEAN_MAP:
+            values[key.name] = dict(given)
+        elif key.type is Type.LIST:
+            values[key.name] = _list(key, given)
+        else:
+            values[key.name] = given
+    enabled = parameters.get("key_custom_build_dir_enabled")
+    if enabled is not None:
+        values["custom_build_dir"] = {"enabled": enabled}
+    return values
+
+
+def _list(key: Key, given: tuple[str, ...]) -> list[str]:
+    """A list; the variable that gives one is a single element, blanks and all."""
+    from_environment = os.environ.get(key.env) if key.env else None
+    if from_environment is not None and tuple(from_environment.split()) == given:
+        return [from_environment]
+    return list(given)

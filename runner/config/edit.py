@@ -1,0 +1,159 @@
+"""Edits of the configuration file in place: comments, order, unknown keys and ``$VAR`` references stay."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ConfigInvalid
+
+_RUNNERS = re.compile(r"^\s*\[\[\s*runners\s*\]\]", re.IGNORECASE)
+_TABLE = re.compile(r"^\s*\[")
+NEW_FILE = "concurrent = 1\n"
+
+
+def why_not_writable(path: Path) -> str:
+    """Why the file could not be saved; empty when it could."""
+    place = path if path.exists() else _nearest(path.parent)
+    if os.access(place, os.W_OK):
+        return ""
+    return f"{place}: permission denied"
+
+
+def _nearest(directory: Path) -> Path:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def append_runner(path: Path, values: Mapping[str, Any]) -> None:
+    """Add an entry at the end; a missing file is created (0600, its directory 0700)."""
+    text = _read(path) if path.exists() else NEW_FILE
+    if text and not text.endswith("\n"):
+        text += "\n"
+    save(path, f"{text}\n{runner_text(values)}")
+
+
+def runner_text(values: Mapping[str, Any]) -> str:
+    """A ``[[runners]]`` entry as text; tables inside of it become sub-tables."""
+    import tomlkit
+
+    lines = ["[[runners]]"]
+    scalars = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    for key, value in scalars.items():
+        lines.append(f"  {key} = {tomlkit.item(value).as_string()}")
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _table_lines(f"runners.{key}", value, "  ")
+    return "\n".join(lines) + "\n"
+
+
+def _table_lines(name: str, values: Mapping[str, Any], indent: str) -> list[str]:
+    import tomlkit
+
+    lines = [f"{indent}[{name}]"]
+    for key, value in values.items():
+        if not isinstance(value, Mapping):
+            shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else tomlkit.item(key).as_string()
+            lines.append(f"{indent}  {shown} = {tomlkit.item(value).as_string()}")
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _table_lines(f"{name}.{key}", value, indent + "  ")
+    return lines
+
+
+def remove_runners(path: Path, indexes: Sequence[int]) -> None:
+    """Take entries out, with the comments that stand right above them; the former file stays as ``.bak``."""
+    text = _read(path)
+    lines = text.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if _RUNNERS.match(line)]
+    spans = [_span(lines, starts, index) for index in sorted(indexes, reverse=True)]
+    for begin, end in spans:
+        del lines[begin:end]
+    backup = path.with_name(path.name + ".bak")
+    _write_new(backup, text.encode(), 0o600)
+    save(path, "".join(lines))
+
+
+def _span(lines: list[str], starts: list[int], index: int) -> tuple[int, int]:
+    """The lines of an entry: from its comments to the comments of what follows it."""
+    begin = _with_comments(lines, starts[index])
+    follows = [number for number in range(starts[index] + 1, len(lines)) if _begins_other(lines[number])]
+    end = _with_comments(lines, follows[0]) if follows else len(lines)
+    return begin, end
+
+
+def _begins_other(line: str) -> bool:
+    """A header that does not belong to the entry above it."""
+    inner = re.match(r"^\s*\[\[?\s*runners\s*\.", line, re.IGNORECASE)
+    return bool(_TABLE.match(line)) and inner is None
+
+
+def _with_comments(lines: list[str], number: int) -> int:
+    while number > 0 and lines[number - 1].lstrip().startswith("#"):
+        number -= 1
+    return number
+
+
+def set_runner_values(path: Path, index: int, values: Mapping[str, Any]) -> None:
+    """Change values of one entry, and nothing else."""
+    import tomlkit
+
+    document = tomlkit.parse(_read(path))
+    runners = document[next(key for key in document if key.lower() == "runners")]
+    entry = runners[index]
+    for key, value in values.items():
+        name = next((known for known in entry if known.lower() == key.lower()), key)
+        entry[name] = value
+    save(path, tomlkit.dumps(document))
+
+
+def save(path: Path, text: str) -> None:
+    """Replace the file at once; owner and mode stay. A single-file mount is rewritten in place."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    raw = text.encode()
+    target = path.resolve()
+    try:
+        about = target.stat()
+        mode = about.st_mode & 0o777
+    except FileNotFoundError:
+        about, mode = None, 0o600
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        _write_new(new, raw, mode)
+        if about is not None and (about.st_uid, about.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(new, about.st_uid, about.st_gid)
+        new.replace(target)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise ConfigInvalid(f"saving the file: {path}: {error.strerror}") from error
+        _rewrite(target, raw)
+
+
+def _write_new(path: Path, raw: bytes, mode: int) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+
+
+def _rewrite(path: Path, raw: bytes) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    with open(fd, "r+b") as file:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        file.write(raw)
+        file.truncate()
+        os.fsync(fd)
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode("utf-8-sig")

@@ -38,7 +38,6 @@ log = structlog.get_logger()
 FRAME = struct.Struct("<BQI")
 READ_BYTES = 1024 * 1024
 LOGIN_TIMEOUT_S = 30.0
-LOST_GRACE_S = 1.0
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
 
 
@@ -77,6 +76,7 @@ class ShellEnvironment:
         self._spec = spec
         self._link = SupervisorLink(spec.record_dir)
         self._tools = 0
+        self._alive: set[str] = set()
         self._user = account(spec.user)
         self.files: Workspace = ShellWorkspace(self._link)
 
@@ -94,8 +94,10 @@ class ShellEnvironment:
             "orphan_grace": self._spec.orphan_grace_s,
             "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user.switch else None,
         }
-        await self._executor.parent.spawn(request)
+        is_new = await self._executor.parent.spawn(request)
         await self._link.connect()
+        # A supervisor knows the runs that it started; those of an earlier one that left no status are lost.
+        self._alive = set() if is_new else set((await self._link.call("runs"))["runs"])
 
     async def describe(self) -> tuple[str, ...]:
         """The line of the prepare stage."""
@@ -141,6 +143,7 @@ class ShellEnvironment:
         directory.mkdir(mode=0o700, exist_ok=True)
         if (directory / "started").exists():
             return
+        self._alive.add(name)
         _write_private(directory / "script", script.text)
         environment = {**self._executor.base_environment(self._user), **self._spec.environment}
         answer = await self._link.call(
@@ -182,7 +185,7 @@ class ShellEnvironment:
                 over = (directory / "status").exists()
                 for piece in reader.read():
                     yield piece
-                if over or self._is_lost():
+                if over or self._is_lost(name):
                     for piece in reader.read():
                         yield piece
                     return
@@ -190,8 +193,11 @@ class ShellEnvironment:
         finally:
             os.close(fd)
 
-    def _is_lost(self) -> bool:
-        return not self._link.connected and not is_supervised(self._spec.record_dir)
+    def _is_lost(self, name: str) -> bool:
+        """Whether nobody is left who could write the status of a run."""
+        if self._link.connected:
+            return name not in self._alive
+        return not is_supervised(self._spec.record_dir)
 
     async def wait(self, run: str) -> ExitStatus:
         """The status that the supervisor leaves behind."""
@@ -205,8 +211,7 @@ class ShellEnvironment:
                 return _status(json.loads(path.read_bytes()))
             except FileNotFoundError:
                 pass
-            if self._is_lost():
-                await asyncio.sleep(0)
+            if self._is_lost(name):
                 if path.exists():
                     continue
                 raise EnvironmentLost("the script is gone without a result (was the host restarted?)")
@@ -248,6 +253,7 @@ class ShellEnvironment:
         name = self._tool_directory()
         directory = self._spec.record_dir / name
         _write_private(directory / "stdin", stdin)
+        self._alive.add(name)
         try:
             answer = await self._link.call(
                 "start",

@@ -292,6 +292,8 @@ class Supervisor:
                 self.send({"id": request["id"]})
             elif command == "files":
                 self.start_files(request)
+            elif command == "runs":
+                self.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
                 self.closing = True
                 self.send({"id": request["id"]})

@@ -193,7 +193,6 @@ class Jobs:
             return None
         runner = runner_from_json(record.accepted.runner)
         tries = record.adoptions_without_progress()
-        record.journal.append(Adopted(at_ns=time.time_ns(), pid=os.getpid()))
         lease = Lease(
             token=runner.token,
             concurrent_id=record.accepted.concurrent_id,
@@ -216,6 +215,7 @@ class Jobs:
         self, record: JobRecord, payload: JobPayload, runner: RunnerConfig
     ) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
+            record.journal.append(Adopted(at_ns=time.time_ns(), pid=os.getpid()))
             log.info("job adopted", job=payload.id, runner=runner.short_token, record=record.directory.name)
             try:
                 await self._run(record, payload, runner, self._connections.of(runner), lambda: None)

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Adoption that breaks this often sets a record aside: one bad record must not stop the daemon.
+SETTLED = "adoption settled"
 MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
 
 
@@ -193,7 +194,7 @@ class JobRecord:
         """How often a daemon took this record over since it last got anywhere."""
         count = 0
         for fact in reversed(self.journal.facts):
-            if isinstance(fact, StepEnded | Decided):
+            if isinstance(fact, StepEnded | Decided) or (isinstance(fact, Note) and fact.name == SETTLED):
                 break
             count += isinstance(fact, Adopted)
         return count

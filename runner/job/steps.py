@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.job.outcome import Outcome
-from runner.job.record import JobRecord, Note, StepEnded, StepStarted
+from runner.job.record import SETTLED, JobRecord, Note, StepEnded, StepStarted
 from runner.trace.log import JobLog
 
 RESTART_NOTICE = "The runner was restarted, this stage is run again from its beginning"
@@ -38,6 +38,7 @@ class Steps:
         self._clock_ns = clock_ns
         self._ended = {fact.step: fact for fact in record.journal.facts if isinstance(fact, StepEnded)}
         self._notes = {fact.name: fact.value for fact in record.journal.facts if isinstance(fact, Note)}
+        self._settled = False
         self._open = self._find_open()
         self._runs = sum(1 for fact in record.journal.facts if isinstance(fact, StepStarted) and fact.run)
 
@@ -56,6 +57,9 @@ class Steps:
 
     def begin(self, name: str, *, replayable: bool, script: bool = False) -> Step:
         """Take a step. ``replayable``: taken again it writes the same bytes."""
+        if self._record.adopted and not self._settled:
+            self._settled = True
+            self._record.journal.append(Note(name=SETTLED, value=str(self._clock_ns())))
         if self._open is not None and self._open.step == name:
             return self._begin_again(self._open, replayable=replayable)
         if self._open is not None:

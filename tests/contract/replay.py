@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ def tokens(count: int) -> dict[str, str]:
     return {f"JOB_TOKEN_{number}": f"glcbt-65_lab{number:04d}tokentoken" for number in range(count)}
 
 
-async def replay(scenario: dict[str, Any], root: Path, *, timeout_s: float = 60.0, act: Any = None) -> Replay:
+async def replay(
+    scenario: dict[str, Any], root: Path, *, timeout_s: float = 60.0, ends: Sequence[tuple[str, str | None, int | None]] = ()
+) -> Replay:
     server = scenario.get("server") or {}
     recorded = scenario["jobs"]
     fake = FakeCoordinator(root / "server", trace_interval=server.get("trace_interval"))
@@ -47,7 +49,7 @@ async def replay(scenario: dict[str, Any], root: Path, *, timeout_s: float = 60.
             target.write_text(golden.fill(content, places))
         daemon.start()
         try:
-            jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, act)
+            jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, ends)
         finally:
             await daemon.stop()
         return Replay(fake, jobs, places, daemon.log)
@@ -65,21 +67,20 @@ async def _run_jobs(
     places: dict[str, str],
     commit: str,
     timeout_s: float,
-    act: Any,
+    ends: Sequence[tuple[str, str | None, int | None]],
 ) -> list[Job]:
     server = scenario.get("server") or {}
     jobs: list[Job] = []
     together = server.get("together")
-    for entry in scenario["jobs"]:
+    states = [end[0] for end in ends] or [entry["state"] for entry in scenario["jobs"]]
+    for entry, state in zip(scenario["jobs"], states, strict=True):
         payload = _with_commit(golden.fill(entry["payload"], places), commit)
         jobs.append(fake.add_job(payload, finalize_202=server.get("finalize_202", 0)))
         if not together:
-            if act is not None:
-                await act(fake, jobs[-1], daemon)
-            await _until_over(fake, jobs[-1], entry["state"], timeout_s)
+            await _until_over(fake, jobs[-1], state, timeout_s)
     if together:
-        for job, entry in zip(jobs, scenario["jobs"], strict=True):
-            await _until_over(fake, job, entry["state"], timeout_s)
+        for job, state in zip(jobs, states, strict=True):
+            await _until_over(fake, job, state, timeout_s)
     return jobs
 
 
@@ -101,7 +102,3 @@ def _with_commit(payload: dict[str, Any], commit: str) -> dict[str, Any]:
     text = __import__("json").dumps(payload).replace(sha, commit)
     filled: dict[str, Any] = __import__("json").loads(text)
     return filled
-
-
-async def interrupt(daemon: Daemon, number: signal.Signals) -> None:
-    daemon.send(number)

@@ -107,7 +107,7 @@ class FakeCoordinator:
     async def __aenter__(self) -> FakeCoordinator:
         app = web.Application(middlewares=[self._record], client_max_size=1 << 30)
         add = app.router.add_route
-        add("*", "/git/{path:.*}", lambda request: git_server.serve(request, self.repositories))
+        add("*", "/git/{path:.*}", self._git)
         for prefix in ("/api/v4", "/gitlab/api/v4"):
             add("POST", prefix + "/jobs/request", self._request_job)
             add("PUT", prefix + "/jobs/{id}", self._update)
@@ -188,6 +188,9 @@ class FakeCoordinator:
         if fault.kind == "headers":
             response.headers.update({name: str(value) for name, value in fault.details["headers"].items()})
         return response
+
+    async def _git(self, request: web.Request) -> web.StreamResponse:
+        return await git_server.serve(request, self.repositories)
 
     async def _verify(self, request: web.Request) -> web.Response:
         token = (await request.json()).get("token", "")

@@ -1,0 +1,112 @@
+"""Deliberate differences from the recordings of the reference, each with its reason: the one list of them.
+
+``DIFFERS`` is still replayed and must end as the recording says unless ``ends`` gives another end. ``NOT_YET`` needs what
+this version does not have. ``ACTED`` needs somebody to act while the job runs; those are tests of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``ends``: (state, failure_reason, exit_code) where they are not the recording's, one for each job."""
+
+    reason: str
+    ends: tuple[tuple[str, str | None, int | None], ...] = ()
+
+
+SUCCESS = ("success", None, None)
+ENV_NAMES = "names that are no shell identifiers are skipped with a warning instead of failing the job"
+PRIVATE = "file variables are 0600 and are removed at every end"
+CUT = "where the log is cut follows from the length of the line that names product and version"
+PARSED = "the numbers of lines and the words of parse errors are those of our own frame around the commands"
+EARLY = "the first bytes are sent at once, so the server's answer is heard seconds earlier"
+STREAMS = "the recording shows the reference's two readers; output of two streams keeps the order in which it was read"
+ORDER = "bytes keep their order around a mask"
+TRACE = "CI_DEBUG_TRACE traces the commands of the job, not the runner's own work, which is not done by a shell"
+
+DIFFERS: dict[str, Difference] = {
+    "debug-trace": Difference(TRACE),
+    "trace-debug-true": Difference(TRACE),
+    "debug-trace-quoted-mask": Difference(TRACE + "; quoted forms of masked values are masked"),
+    "file-variable-key-with-slash": Difference(ENV_NAMES, (SUCCESS,)),
+    "variables-odd-names": Difference(ENV_NAMES, (SUCCESS,)),
+    "gitlab-env-bad-name": Difference("a bad line of GITLAB_ENV is skipped with a warning"),
+    "gitlab-env-blank-line": Difference("a blank line of GITLAB_ENV is skipped", (SUCCESS,)),
+    "file-variables-left-after-bad-env": Difference(PRIVATE, (SUCCESS, ("failed", "script_failure", 1))),
+    "file-variables-left-after-timeout": Difference(
+        PRIVATE, (("failed", "job_execution_timeout", None), ("failed", "script_failure", 1))
+    ),
+    "variables-file": Difference(PRIVATE),
+    "variables-file-umask": Difference(PRIVATE),
+    "get-sources-timeout-attempts": Difference("the limit holds: no further attempts and pauses after it"),
+    "limit-continues": Difference(CUT),
+    "limit-inside-character": Difference(CUT),
+    "limit-log": Difference(CUT),
+    "limit-log-failing": Difference(CUT),
+    "limit-log-timestamps": Difference(CUT),
+    "limit-replacement": Difference(CUT),
+    "mask-empty-and-short": Difference("control sequences of the runner survive a mask of one character"),
+    "mask-inside-colour-and-section": Difference("names of the runner's own sections survive masks"),
+    "mask-longest-over-leftmost": Difference(ORDER),
+    "mask-reorders-bytes": Difference(ORDER),
+    "mask-multiline-crlf": Difference("a masked value is masked in its quoted form, too"),
+    "mask-streams": Difference(STREAMS),
+    "prefix-limit-fifteen": Difference("the runner's own token prefixes stay active"),
+    "script-background-process": Difference("processes that a script leaves behind are named"),
+    "script-exit-codes": Difference(STREAMS),
+    "script-return-exec-trap": Difference("commands are echoed by printf, which every shell has alike"),
+    "script-shell-options": Difference("a script is the leader of a session of its own"),
+    "script-syntax-error": Difference(PARSED),
+    "script-unbalanced-quote": Difference(PARSED),
+    "script-timeout-child-in-other-session": Difference("everything that a script started is killed"),
+    "shell-sh": Difference("any POSIX shell works", (SUCCESS,)),
+    "stamp-long-line": Difference("entries of a line without end depend on how its bytes arrive"),
+    "subshell-killed-dumps-script": Difference("a killed shell does not print the script"),
+    "cancel-by-416": Difference(EARLY),
+    "cancel-by-patch": Difference(EARLY),
+    "cancel-reason-listed": Difference(EARLY),
+    "trace-202-job-status-canceled": Difference(EARLY),
+    "trace-202-job-status-failed": Difference(EARLY),
+    "keepalive-404": Difference("after_script is not mentioned by a job that has none"),
+    "trace-404": Difference(
+        "a job that the server does not know is stopped at once", (("failed", "unknown_failure", None),)
+    ),
+    "trace-404-final": Difference(
+        "a job that the server does not know is stopped at once", (("failed", "unknown_failure", None),)
+    ),
+    "payload-undecodable": Difference(
+        "a job that cannot be decoded is reported", (("failed", "runner_system_failure", None),)
+    ),
+    "request-201-wrong-type": Difference(
+        "a job that cannot be decoded is reported", (("failed", "runner_system_failure", None),)
+    ),
+    "trace-409-final-for-good": Difference("the result is reported even where the log is not taken", (SUCCESS,)),
+    "trace-416-beyond": Difference("the result is reported even where the log is not taken", (SUCCESS,)),
+    "profile-prints": Difference("a login shell, and so its profile, runs for the user's scripts only"),
+    "success-timestamps": Difference(STREAMS),
+    "stamp-helper-lines": Difference("caches are not in this version"),
+}
+
+ARTIFACTS = "artifacts are not in this version"
+CACHES = "caches are not in this version"
+SUBMODULES = "submodules are not in this version"
+NOT_YET: dict[str, str] = {
+    "after-script-not-ignored-flavour": ARTIFACTS,
+    "cache-policy-unknown": CACHES,
+    "dependency-attempts": ARTIFACTS,
+    "dependency-missing": ARTIFACTS,
+    "gitlab-env-paths-and-next-job": CACHES,
+    "job-timeout-in-upload": ARTIFACTS,
+    "cancel-during-upload": ARTIFACTS,
+    "script-timeout": ARTIFACTS,
+    "sources-bad-sha-attempts": ARTIFACTS,
+    "stages-all-failure": ARTIFACTS,
+    "stages-all-success": ARTIFACTS,
+    "upload-fails": ARTIFACTS,
+    "upload-fails-after-script-failed": ARTIFACTS,
+    "full-job": ARTIFACTS,
+    "artifact-*": ARTIFACTS,
+}

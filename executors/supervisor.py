@@ -26,6 +26,8 @@ PIPE_BYTES = 1024 * 1024
 # How long the output of a script is waited for once its shell has ended, while something still holds the pipes.
 HELD_PIPES_S = 5.0
 POLL_WHILE_STOPPING_S = 0.02
+# Processes that outlive their shell by less are not left behind.
+SETTLE_S = 0.05
 PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_NAMES = 20
 
@@ -123,6 +125,7 @@ class Run:
         self.stopping = False
         self.exit = None
         self.give_up_at = None
+        self.settled_at = None
 
 
 class Stop:
@@ -196,7 +199,7 @@ class Supervisor:
         if self.stops:
             return POLL_WHILE_STOPPING_S
         if any(run.exit is not None for run in self.runs.values()):
-            return 0.2
+            return POLL_WHILE_STOPPING_S
         return 1.0 if self.client is None else 5.0
 
     def handle(self, fd, events):
@@ -432,10 +435,21 @@ class Supervisor:
                 continue
             for fd in list(run.pipes):
                 self.close_pipe(run, fd)
+            if not run.is_tool and self.is_settling(run):
+                continue
             self.write_status(run, held)
             os.close(run.output_fd)
             del self.runs[run.name]
             self.send({"event": "exit", "run": run.name})
+
+    def is_settling(self, run):
+        """Whether processes are left that may be about to end with their shell: they get a moment."""
+        if not descendants(os.getpid()):
+            return False
+        now = time.monotonic()
+        if run.settled_at is None:
+            run.settled_at = now + SETTLE_S
+        return now < run.settled_at
 
     def write_status(self, run, held):
         """Leave the result behind, by rename: it is there whole or not at all."""

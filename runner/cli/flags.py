@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,19 +26,27 @@ class Duration(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class Pair(click.ParamType[tuple[str, bool]]):
-    """``key:value`` of a map flag."""
+class Switches(click.ParamType[dict[str, bool]]):
+    """``NAME:true`` of a map flag, or a JSON object of several."""
 
-    name = "key:value"
+    name = "NAME:true"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, bool]:
-        """The pair; a word without a colon is refused."""
-        if isinstance(value, tuple):
-            return value[0], value[1]
-        key, colon, text = str(value).partition(":")
-        if not colon or text not in ("true", "false"):
-            self.fail(f"{value!r} is not NAME:true or NAME:false", param, ctx)
-        return key, text == "true"
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, bool]:
+        """The switches; anything else is refused."""
+        if isinstance(value, dict):
+            return value
+        text = str(value)
+        if text.startswith("{"):
+            try:
+                found = json.loads(text)
+            except ValueError:
+                found = None
+            if isinstance(found, dict) and all(isinstance(on, bool) for on in found.values()):
+                return found
+        key, colon, on = text.partition(":")
+        if not colon or on not in ("true", "false"):
+            self.fail(f"{value!r} is not NAME:true, NAME:false or a JSON object of them", param, ctx)
+        return {key: on == "true"}
 
 
 def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +74,7 @@ def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         case Type.LIST:
             settings |= {"multiple": True}
         case Type.BOOLEAN_MAP:
-            settings |= {"type": Pair(), "multiple": True}
+            settings |= {"type": Switches(), "multiple": True}
         case _:
             settings["type"] = str
     return click.option(*names, **settings)
@@ -84,7 +93,7 @@ def runner_values(parameters: dict[str, Any]) -> dict[str, Any]:
         if given is None or given == () or given == "":
             continue
         if key.type is Type.BOOLEAN_MAP:
-            values[key.name] = dict(given)
+            values[key.name] = {name: on for found in given for name, on in found.items()}
         elif key.type is Type.LIST:
             values[key.name] = _list(key, given)
         else:

@@ -14,7 +14,7 @@ from executors.registry import KINDS
 from runner.cli.context import ask, begin, fail, info_of, read_config, system_id
 from runner.cli.flags import runner_options, runner_values
 from runner.config.model import Config, RunnerConfig
-from runner.config.schema import LATER_EXECUTORS, REFUSED_EXECUTORS
+from runner.config.schema import LATER_EXECUTORS, OPEN_TABLES, REFUSED_EXECUTORS
 from runner.coordinator.info import runner_info
 from runner.coordinator.registration import CallResult, Credentials, is_created_token, unregister, verify
 from runner.coordinator.registration import register as register_call
@@ -298,7 +298,8 @@ class _Registration:
 
         first = ("name", "url", "id", "token", "token_obtained_at", "token_expires_at", "executor")
         ordered = {key: self._values[key] for key in first if key in self._values}
-        ordered |= {key: value for key, value in self._values.items() if key not in ordered}
+        others = OPEN_TABLES - {"cache", "go", ordered["executor"]}
+        ordered |= {key: value for key, value in self._values.items() if key not in ordered and key not in others}
         token, url = ordered["token"], ordered["url"]
         for index, runner in enumerate(self._config.runners if self._given["replace"] else ()):
             if (runner.url, runner.token) == (url, token):

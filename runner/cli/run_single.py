@@ -22,7 +22,14 @@ from runner.cli.flags import runner_options, runner_values
 @runner_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, *, config: str | None, runner_name: str | None, max_builds: int, wait_timeout: int, **keys: Any
+    ctx: click.Context,
+    /,
+    *,
+    config: str | None,
+    runner_name: str | None,
+    max_builds: int,
+    wait_timeout: int,
+    **keys: Any,
 ) -> int:
     """Run jobs of one runner until a limit or a signal says stop."""
     from runner.daemon.single import SingleOptions, run_single

@@ -69,6 +69,8 @@ def _is_chosen(runner: RunnerConfig, name: str | None, url: str | None, token: s
         return True
     if name and runner.name == name:
         return True
+    if url and not name and not token:
+        return not runner.name and url in ("*", runner.url)
     return bool(token and runner.token == token and (not url or url in ("*", runner.url)))
 
 

@@ -120,6 +120,35 @@ class CliDifference:
     files: bool = True
 
 
-CLI_DIFFERS: dict[str, CliDifference] = {}
+USAGE = "a command line that cannot be understood ends with status 2"
+ANY_PLACE = "global options and --config may stand before or after the command"
+CLI_DIFFERS: dict[str, CliDifference] = {
+    "register-bad-int": CliDifference(USAGE, 2),
+    "register-bad-duration": CliDifference(USAGE, 2),
+    "register-unknown-flag": CliDifference(USAGE, 2),
+    "register-map-flag-without-colon": CliDifference(
+        "garbage in a map flag is refused", 2, requests=False, files=False
+    ),
+    "register-feature-flags-json": CliDifference("a JSON object is accepted", 0, requests=False, files=False),
+    "register-optional-bool-without-value": CliDifference("a flag alone means true", 0, requests=False, files=False),
+    "register-bool-with-space": CliDifference("--flag true is accepted, and so reserved", requests=False, files=False),
+    "register-bool-with-space-legacy": CliDifference("--flag true is accepted", 0, requests=False, files=False),
+    "register-debug-after-command": CliDifference(ANY_PLACE, 0, requests=False, files=False),
+    "register-config-as-global-flag": CliDifference(ANY_PLACE, 0, requests=False, files=False),
+    "register-twice": CliDifference("a duplicate is not appended", 1, requests=False, files=False),
+    "register-rewrites-file": CliDifference("the file is edited in place", files=False),
+    "reset-token-all-missing-file": CliDifference("no file is made for nothing", files=False),
+}
 LATER_EXECUTORS = "executors other than shell are not in this version"
-CLI_NOT_YET: dict[str, str] = {}
+CLI_NOT_YET: dict[str, str] = {
+    "register-docker*": LATER_EXECUTORS,
+    "register-custom": LATER_EXECUTORS,
+    "register-kubernetes*": LATER_EXECUTORS,
+    "register-ssh": LATER_EXECUTORS,
+    "register-interactive-ssh": LATER_EXECUTORS,
+    "register-from-environment": LATER_EXECUTORS,
+    "register-template-docker*": LATER_EXECUTORS,
+    "register-template-extra-tables": LATER_EXECUTORS,
+    "register-all-runner-flags": "flags of remote caches are not in this version",
+    "register-map-flag-json-object": LATER_EXECUTORS,
+}

@@ -29,7 +29,11 @@ def tokens(count: int) -> dict[str, str]:
 
 
 async def replay(
-    scenario: dict[str, Any], root: Path, *, timeout_s: float = 60.0, ends: Sequence[tuple[str, str | None, int | None]] = ()
+    scenario: dict[str, Any],
+    root: Path,
+    *,
+    timeout_s: float = 60.0,
+    ends: Sequence[tuple[str, str | None, int | None]] = (),
 ) -> Replay:
     server = scenario.get("server") or {}
     recorded = scenario["jobs"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +15,9 @@ class RunnerApi:
 
     def __init__(self, server: dict[str, Any]) -> None:
         self._server = server
-        self.faults = Faults(server.get("faults"))
+        self.faults = Faults(
+            [[fault["match"], fault["kind"], fault.get("count", 1), fault] for fault in server.get("faults") or []]
+        )
         self.requests: list[dict[str, Any]] = []
         self._created = 0
         self._site: web.AppRunner | None = None
@@ -58,30 +59,25 @@ class RunnerApi:
     def _answer(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         path = request.path.removeprefix("/api/v4/")
         token = body.get("token") or request.headers.get("PRIVATE-TOKEN", "")
-        if not token:
-            return web.json_response({"error": "token is missing"}, status=400)
-        if "bad" in token:
+        known = token == "reg-token" or token.startswith(("glrt-", "legacy-", "glpat-"))
+        if not known or "bad" in token:
             return web.json_response({"message": "403 Forbidden"}, status=403)
-        expiry = self._expiry()
         match request.method, path:
             case "POST", "runners":
                 if token != "reg-token":
                     return web.json_response({"message": "403 Forbidden"}, status=403)
                 self._created += 1
-                made = {"id": self._created, "token": f"legacy-token-{self._created:07d}", "token_expires_at": expiry}
+                made = {"id": self._created, "token": f"legacy-token-{self._created:07d}", "token_expires_at": None}
                 return web.json_response(made, status=201)
             case "POST", "runners/verify":
-                return web.json_response({"id": 7, "token": token, "token_expires_at": expiry})
+                expires = self._server.get("verify_expires")
+                shown = self._server.get("verify_id", 7)
+                return web.json_response({"id": shown, "token": token, "token_expires_at": expires})
             case "DELETE", "runners" | "runners/managers":
                 return web.Response(status=204)
             case "POST", _ if path.endswith("reset_authentication_token"):
                 self._created += 1
-                fresh = f"glrt-reset{self._created:015d}"
-                return web.json_response({"token": fresh, "token_expires_at": expiry}, status=201)
+                fresh = f"glrt-new-token-{self._created:04d}"
+                expires = self._server.get("reset_expires")
+                return web.json_response({"token": fresh, "token_expires_at": expires}, status=201)
         return web.json_response({"error": "404 Not Found"}, status=404)
-
-    def _expiry(self) -> str | None:
-        seconds = self._server.get("expires_in")
-        if not seconds:
-            return None
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))

@@ -364,7 +364,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             self.drop_privileges()
             os.chdir(request["cwd"])
-            os.execvpe(request["argv"][0], request["argv"], request["env"])
+            execute(request["argv"], request["env"])
         except OSError as error:
             os.write(2, f"{request['argv'][0]}: {error.strerror}\n".encode())
             os._exit(126 if error.errno == errno.EACCES else 127)
@@ -559,6 +559,22 @@ class Supervisor:
         del self.file_jobs[fd]
         answer = json.loads(b"".join(parts)) if parts else {"error": "the file operation was killed"}
         self.send({"id": reply, **answer})
+
+
+def execute(argv, env):
+    """Become a program that is looked up in the PATH of ``env``.
+
+    ``os.execvpe`` would import a module, which the job's user may not be able to read.
+    """
+    places = [""] if "/" in argv[0] else [place + "/" for place in env.get("PATH", "/usr/bin:/bin").split(":")]
+    problem = OSError(errno.ENOENT, "not found")
+    for place in places:
+        try:
+            os.execve(place + argv[0], argv, env)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                problem = error
+    raise problem
 
 
 def write_all(fd, data):

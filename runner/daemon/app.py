@@ -26,7 +26,7 @@ from runner.errors import RunnerError
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
 from runner.ops.http import Page, StatusServer, stacks
-from runner.ops.metrics import Metrics, RunningJob, Snapshot
+from runner.ops.metrics import Metrics, RequestMetrics, RunningJob, Snapshot
 from runner.ops.notify import Notifier
 
 log = structlog.get_logger()
@@ -164,6 +164,7 @@ class Daemon:
             system_id=self._system_id,
             config_dir=self._file.path.parent,
             connection_max_age_s=config.connection_max_age_s,
+            observer=lambda runner: RequestMetrics(self._metrics, runner),
         )
         self._jobs = Jobs(
             store=self._store,
@@ -172,6 +173,7 @@ class Daemon:
             system_id=self._system_id,
             job_user=self._options.user,
             on_change=self._jobs_changed,
+            events=self._metrics,
         )
         health = Health(time.monotonic)
         self._scheduler = Scheduler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from executors.registry import KINDS
@@ -23,7 +24,7 @@ class Connections:
         system_id: str,
         config_dir: Path,
         connection_max_age_s: float,
-        observer: RequestObserver | None = None,
+        observer: Callable[[RunnerConfig], RequestObserver] | None = None,
     ) -> None:
         self._system_id = system_id
         self._config_dir = config_dir

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -51,6 +52,18 @@ class Adoption:
     work: Callable[[], Awaitable[None]]
 
 
+class JobEvents(Protocol):
+    """What is counted of jobs (``config-cli-daemon.md`` 12.1)."""
+
+    def job_began(self, runner: RunnerConfig, queued_s: float, project_jobs: str) -> None:
+        """A job was taken."""
+        ...
+
+    def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
+        """A job has its result."""
+        ...
+
+
 class Jobs:
     """Owns every job of the process. ``running`` is keyed by the record's directory name."""
 
@@ -63,6 +76,7 @@ class Jobs:
         system_id: str,
         job_user: str | None,
         on_change: Callable[[], None] = lambda: None,
+        events: JobEvents | None = None,
         orphan_grace_s: float | None = None,
     ) -> None:
         self._store = store
@@ -71,6 +85,7 @@ class Jobs:
         self._system_id = system_id
         self._job_user = job_user
         self._on_change = on_change
+        self._events = events
         self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
         self._signal = ""
@@ -279,6 +294,10 @@ class Jobs:
         name = record.directory.name
         self.running[name] = run
         self._on_change()
+        if self._events is not None:
+            info = payload.job_info
+            counted = info.project_jobs_running_on_instance_runners_count
+            self._events.job_began(runner, info.time_in_queue_seconds, counted)
         facts = {
             "job": payload.id,
             "project": payload.job_info.project_id,
@@ -300,6 +319,9 @@ class Jobs:
         finally:
             del self.running[name]
             self._on_change()
+            if self._events is not None and run.outcome is not None:
+                seconds = (time.time_ns() - record.accepted.accepted_at_ns) / 1e9
+                self._events.job_ended(runner, run.outcome.reason, seconds)
 
     def _interrupted_reason(self, payload: JobPayload) -> str:
         reason = self._config().pyrunner.interrupted_failure_reason

@@ -19,7 +19,7 @@ QUEUE_BUCKETS = (1, 3, 10, 30, 60, 120, 300, 900, 1800, 3600)
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RUNNER = ("runner", "runner_name", "system_id")
 TOKEN = ("runner", "system_id")
-STATES = ("starting", "running", "graceful-shutdown", "forceful-shutdown")
+NO_CLIENT = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +169,23 @@ class Metrics:
     def slot(self, operation: str, count: int = 1) -> None:
         """Slots were ``started`` or ``stopped``."""
         self._slots.labels(operation).inc(count)
+
+
+class RequestMetrics:
+    """Counts the API calls of one runner."""
+
+    def __init__(self, metrics: Metrics, runner: RunnerConfig) -> None:
+        self._metrics = metrics
+        self._runner = runner.short_token
+
+    def requested(self, endpoint: str, method: str, status: int, duration_s: float) -> None:
+        """A call was answered; one that could not even be made does not count."""
+        if status != NO_CLIENT:
+            self._metrics.requested(endpoint, method, status, duration_s, self._runner)
+
+    def attempted(self, path: str, method: str) -> None:
+        """One request of a call was sent."""
+        self._metrics.attempted(path, method)
 
 
 class _State:

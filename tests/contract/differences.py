@@ -149,6 +149,7 @@ CLI_NOT_YET: dict[str, str] = {
     "register-from-environment": LATER_EXECUTORS,
     "register-template-docker*": LATER_EXECUTORS,
     "register-template-extra-tables": LATER_EXECUTORS,
+    "reset-token-pat": "the server of the recording gave no answer to this call",
     "register-all-runner-flags": "flags of remote caches are not in this version",
     "register-map-flag-json-object": LATER_EXECUTORS,
 }

@@ -43,7 +43,12 @@ class Connections:
                 key=runner.tls_key_file,
                 config_dir=self._config_dir,
             )
-            http = HttpClient(runner.url, tls=files, connection_max_age_s=self._max_age_s, observer=self._observer)
+            http = HttpClient(
+                runner.url,
+                tls=files,
+                connection_max_age_s=self._max_age_s,
+                observer=self._observer(runner) if self._observer else None,
+            )
             self._coordinators[key] = Coordinator(
                 http,
                 token=runner.token,

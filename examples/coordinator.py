@@ -133,9 +133,7 @@ def job_payload(url: str, repository: str, sha: str, script: list[str]) -> dict[
             "depth": 0,
         },
         "runner_info": {"timeout": 600},
-        "variables": [
-            {"key": key, "value": value, "public": True, "masked": False} for key, value in variables.items()
-        ],
+        "variables": [{"key": key, "value": value, "public": True, "masked": False} for key, value in variables.items()],
         "steps": [
             {"name": "script", "script": script, "timeout": 600, "when": "on_success"},
             {"name": "after_script", "script": ['echo "job status: $CI_JOB_STATUS"'], "timeout": 600, "when": "always"},

@@ -92,9 +92,7 @@ def start_daemon(config: Path) -> subprocess.Popen[bytes]:
     command = Path(sys.executable).with_name("pyrunner")
     log = (ROOT / "daemon.log").open("ab")
     with log:
-        daemon = subprocess.Popen(
-            [command, "run", "--config", config, "--working-directory", ROOT], stdout=log, stderr=log
-        )
+        daemon = subprocess.Popen([command, "run", "--config", config, "--working-directory", ROOT], stdout=log, stderr=log)
     say(f"The daemon runs as process {daemon.pid}.")
     return daemon
 

@@ -36,7 +36,7 @@ class Account:
     gid: int
     groups: tuple[int, ...]
     home: str
-    shell: str
+    login: str
     switch: bool
 
 
@@ -48,7 +48,7 @@ def account(name: str | None) -> Account:
     except KeyError:
         if name is not None:
             raise InvalidSpec(f"the job user {name!r} does not exist on this host") from None
-        return Account(name="", uid=own, gid=os.getegid(), groups=(), home="/", shell="/bin/sh", switch=False)
+        return Account(name="", uid=own, gid=os.getegid(), groups=(), home="/", login="/bin/sh", switch=False)
     if entry.pw_uid != own and own != 0:
         raise InvalidSpec(f"jobs cannot run as {name!r}: the daemon is not root")
     return Account(
@@ -57,7 +57,7 @@ def account(name: str | None) -> Account:
         gid=entry.pw_gid,
         groups=tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)),
         home=entry.pw_dir,
-        shell=entry.pw_shell or "/bin/sh",
+        login=entry.pw_shell or "/bin/sh",
         switch=entry.pw_uid != own,
     )
 
@@ -71,7 +71,7 @@ def job_environment(
     unwanted = (*NEVER, *hidden)
     found = {name: value for name, value in environ.items() if _matches(name, wanted) and not _matches(name, unwanted)}
     if user.switch:
-        found.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
+        found.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.login)
     found.setdefault("HOME", user.home)
     found.setdefault("PATH", DEFAULT_PATH)
     return found

@@ -127,9 +127,7 @@ class ShellEnvironment:
         marker = "\0pyrunner\0"
         argv = [self._spec.shell, "-l", "-c", r"printf '\0pyrunner\0'; env -0"]
         async with asyncio.timeout(LOGIN_TIMEOUT_S):
-            await self._run_tool(
-                argv, cwd=None, env=self._executor.base_environment(self._user), stdin=b"", output=keep
-            )
+            await self._run_tool(argv, cwd=None, env=self._executor.base_environment(self._user), stdin=b"", output=keep)
         text = b"".join(pieces).decode(errors="surrogateescape").partition(marker)[2]
         found = dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
         for name in ("_", "SHLVL", "PWD", "OLDPWD"):
@@ -359,8 +357,7 @@ class ShellWorkspace:
         """See :class:`executors.base.Workspace`."""
         (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
         return [
-            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns)
-            for path, kind, mode, size, mtime_ns in result
+            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns) for path, kind, mode, size, mtime_ns in result
         ]
 
     async def exists(self, path: str) -> bool:
@@ -410,6 +407,6 @@ def _write_private(path: Path, content: bytes) -> None:
 
 def _mtime_ns(path: str) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return Path(path).stat().st_mtime_ns
     except OSError:
         return 0

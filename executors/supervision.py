@@ -28,9 +28,7 @@ CONNECT_PAUSE_S = 0.02
 class JsonLines:
     """A unix socket that carries one JSON object a line, read by the event loop, without tasks of its own."""
 
-    def __init__(
-        self, sock: socket.socket, on_message: Callable[[dict[str, Any]], None], on_close: Callable[[], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, on_message: Callable[[dict[str, Any]], None], on_close: Callable[[], None]) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._on_message = on_message

@@ -6,6 +6,8 @@ a line. It is the subreaper of everything that the job starts. What a run prints
 ended to ``<run>/status``, whether a daemon is there or not.
 """
 
+from __future__ import annotations
+
 import base64
 import ctypes
 import errno
@@ -20,6 +22,13 @@ import struct
 import sys
 import time
 
+# Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Message = dict[str, Any]
+
 FRAME = struct.Struct("<BQI")
 READ_BYTES = 256 * 1024
 PIPE_BYTES = 1024 * 1024
@@ -28,11 +37,13 @@ HELD_PIPES_S = 5.0
 POLL_WHILE_STOPPING_S = 0.02
 # Processes that outlive their shell by less are not left behind.
 SETTLE_S = 0.05
+# What scripts get between SIGTERM and SIGKILL when no daemon says otherwise.
+ORPHAN_KILL_S = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_NAMES = 20
 
 
-def main():
+def main() -> None:
     """The warm parent: one request a line, answered once the supervisor's socket can be connected to."""
     link = socket.socket(fileno=int(sys.argv[1]))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +67,7 @@ def main():
             link.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def reap():
+def reap() -> None:
     """Forget supervisors that have ended."""
     while True:
         try:
@@ -67,7 +78,7 @@ def reap():
             return
 
 
-def spawn(link, libc, request):
+def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message | None:
     """Fork a supervisor. None in a warm parent whose daemon is gone, and in the child once its work is over."""
     directory = request["directory"]
     try:
@@ -112,26 +123,26 @@ def spawn(link, libc, request):
 class Run:
     """A script or a tool: its shell, its two pipes, its files."""
 
-    def __init__(self, name, request, pid, output_fd, pipes):
+    def __init__(self, name: str, request: Message, pid: int, output_fd: int) -> None:
         self.name = name
         self.pid = pid
         self.output_fd = output_fd
-        self.pipes = pipes
+        self.pipes: dict[int, int] = {}
         self.room = request.get("limit", 1 << 62)
         self.kill_leftovers = request.get("kill_leftovers", False)
         self.is_tool = request.get("tool", False)
         self.truncated = False
         self.discarding = False
         self.stopping = False
-        self.exit = None
-        self.give_up_at = None
-        self.settled_at = None
+        self.exit: tuple[int, Any] | None = None
+        self.give_up_at = 0.0
+        self.settled_at: float | None = None
 
 
 class Stop:
     """A kill under way: SIGTERM was sent, SIGKILL follows at ``deadline``; ``reply`` is answered when all is gone."""
 
-    def __init__(self, reply, deadline, only):
+    def __init__(self, reply: int | None, deadline: float, only: list[int] | None) -> None:
         self.reply = reply
         self.deadline = deadline
         self.only = only
@@ -140,7 +151,7 @@ class Stop:
 class Supervisor:
     """One job's scripts. Single-threaded: one epoll loop."""
 
-    def __init__(self, request, dir_fd, lock_fd, listener):
+    def __init__(self, request: Message, dir_fd: int, lock_fd: int, listener: socket.socket) -> None:
         self.dir_fd = dir_fd
         self.lock_fd = lock_fd
         self.listener = listener
@@ -148,21 +159,22 @@ class Supervisor:
         self.roots = request.get("roots", [])
         self.deadline = request.get("deadline")
         self.orphan_grace = request.get("orphan_grace")
-        self.client = None
+        self.client: socket.socket | None = None
         self.inbox = b""
         self.outbox = b""
         self.disconnected_at = time.monotonic()
         self.served = False
         self.closing = False
         self.expired = False
-        self.runs = {}
-        self.readers = {}
-        self.file_jobs = {}
-        self.stops = []
-        self.known_leftovers = set()
+        self.runs: dict[str, Run] = {}
+        self.readers: dict[int, tuple[Run, int]] = {}
+        self.file_jobs: dict[int, tuple[int, list[bytes]]] = {}
+        self.stops: list[Stop] = []
+        self.known_leftovers: set[int] = set()
+        self.wake_read = -1
         self.epoll = select.epoll()
 
-    def run(self):
+    def run(self) -> None:
         """Serve until nothing is left to do."""
         wake_read, wake_write = os.pipe()
         for fd in (wake_read, wake_write):
@@ -184,7 +196,7 @@ class Supervisor:
             self.advance_stops()
             self.enforce_limits()
 
-    def is_done(self):
+    def is_done(self) -> bool:
         """Whether this process may end."""
         if self.runs or self.stops or self.file_jobs:
             return False
@@ -194,7 +206,7 @@ class Supervisor:
         idle_s = time.monotonic() - self.disconnected_at
         return self.client is None and (self.served or idle_s > 60)
 
-    def timeout(self):
+    def timeout(self) -> float:
         """How long to sleep, seconds."""
         if self.stops:
             return POLL_WHILE_STOPPING_S
@@ -202,7 +214,7 @@ class Supervisor:
             return POLL_WHILE_STOPPING_S
         return 1.0 if self.client is None else 5.0
 
-    def handle(self, fd, events):
+    def handle(self, fd: int, events: int) -> None:
         """React to what epoll saw."""
         if fd in self.readers:
             self.read_output(*self.readers[fd], fd)
@@ -220,7 +232,7 @@ class Supervisor:
 
     # The daemon's connection
 
-    def accept(self):
+    def accept(self) -> None:
         """The newest daemon is the one that counts."""
         client, _ = self.listener.accept()
         self.drop_client()
@@ -230,7 +242,7 @@ class Supervisor:
         self.inbox = self.outbox = b""
         self.epoll.register(client, select.EPOLLIN)
 
-    def drop_client(self):
+    def drop_client(self) -> None:
         """The daemon is gone, or replaced."""
         if self.client is not None:
             self.epoll.unregister(self.client)
@@ -238,7 +250,7 @@ class Supervisor:
             self.client = None
             self.disconnected_at = time.monotonic()
 
-    def serve(self, events):
+    def serve(self, events: int) -> None:
         """Read commands, send what is waiting."""
         if events & select.EPOLLOUT:
             self.flush()
@@ -258,15 +270,17 @@ class Supervisor:
             line, _, self.inbox = self.inbox.partition(b"\n")
             self.obey(json.loads(line))
 
-    def send(self, message):
+    def send(self, message: Message) -> None:
         """Queue a message for the daemon; without one it is dropped: everything that counts is on disk."""
         if self.client is None:
             return
         self.outbox += json.dumps(message).encode() + b"\n"
         self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Send what fits."""
+        if self.client is None:
+            return
         try:
             while self.outbox:
                 sent = self.client.send(self.outbox)
@@ -279,14 +293,14 @@ class Supervisor:
         waiting = select.EPOLLOUT if self.outbox else 0
         self.epoll.modify(self.client, select.EPOLLIN | waiting)
 
-    def obey(self, request):
+    def obey(self, request: Message) -> None:
         """Carry out one command."""
         command = request["command"]
         try:
             if command == "start":
                 self.send({"id": request["id"], "started": self.start(request)})
             elif command == "stop":
-                self.begin_stop(request.get("run"), request["grace"], request["id"])
+                self.begin_stop(request["grace"], request["id"])
             elif command == "kill_tools":
                 self.kill_tools(request["id"])
             elif command == "discard":
@@ -307,7 +321,7 @@ class Supervisor:
 
     # Runs
 
-    def start(self, request):
+    def start(self, request: Message) -> bool:
         """Start a run, once and for all: False when it was started before."""
         name = request["run"]
         run_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
@@ -328,7 +342,7 @@ class Supervisor:
                 self.become(request, stdin_fd, pipes)
         finally:
             os.close(stdin_fd)
-        run = Run(name, request, pid, output_fd, {})
+        run = Run(name, request, pid, output_fd)
         for stream, (read_fd, write_fd) in enumerate(pipes, start=1):
             os.close(write_fd)
             os.set_blocking(read_fd, False)
@@ -338,7 +352,7 @@ class Supervisor:
         self.runs[name] = run
         return True
 
-    def make_pipe(self):
+    def make_pipe(self) -> tuple[int, int]:
         """A large pipe that the job's user may open again through /proc."""
         read_fd, write_fd = os.pipe()
         try:
@@ -349,7 +363,7 @@ class Supervisor:
             os.fchown(write_fd, self.user["uid"], self.user["gid"])
         return read_fd, write_fd
 
-    def become(self, request, stdin_fd, pipes):
+    def become(self, request: Message, stdin_fd: int, pipes: list[tuple[int, int]]) -> NoReturn:
         """The child's way into the program; never returns."""
         try:
             os.setsid()
@@ -372,14 +386,14 @@ class Supervisor:
             os.write(2, f"{error}\n".encode())
         os._exit(127)
 
-    def drop_privileges(self):
+    def drop_privileges(self) -> None:
         """Become the job's user, for good."""
         if self.user:
             os.setgroups(self.user["groups"])
             os.setresgid(self.user["gid"], self.user["gid"], self.user["gid"])
             os.setresuid(self.user["uid"], self.user["uid"], self.user["uid"])
 
-    def read_output(self, run, stream, fd):
+    def read_output(self, run: Run, stream: int, fd: int) -> None:
         """Move what a pipe holds into the run's file, as one frame."""
         try:
             data = os.read(fd, READ_BYTES)
@@ -406,14 +420,14 @@ class Supervisor:
             return
         self.send({"event": "output", "run": run.name})
 
-    def close_pipe(self, run, fd):
+    def close_pipe(self, run: Run, fd: int) -> None:
         """One stream of a run is over."""
         self.epoll.unregister(fd)
         os.close(fd)
         del self.readers[fd]
         del run.pipes[fd]
 
-    def collect(self):
+    def collect(self) -> None:
         """Take the status of every child that has ended."""
         while True:
             try:
@@ -427,7 +441,7 @@ class Supervisor:
                     run.exit = (status, usage)
                     run.give_up_at = time.monotonic() + HELD_PIPES_S
 
-    def finish_runs(self):
+    def finish_runs(self) -> None:
         """Write the status of runs whose shell has ended and whose output is read."""
         for run in [run for run in self.runs.values() if run.exit is not None]:
             held = bool(run.pipes)
@@ -442,7 +456,7 @@ class Supervisor:
             del self.runs[run.name]
             self.send({"event": "exit", "run": run.name})
 
-    def is_settling(self, run):
+    def is_settling(self, run: Run) -> bool:
         """Whether processes are left that may be about to end with their shell: they get a moment."""
         if not descendants(os.getpid()):
             return False
@@ -451,8 +465,9 @@ class Supervisor:
             run.settled_at = now + SETTLE_S
         return now < run.settled_at
 
-    def write_status(self, run, held):
+    def write_status(self, run: Run, held: bool) -> None:
         """Leave the result behind, by rename: it is there whole or not at all."""
+        assert run.exit is not None
         status, usage = run.exit
         leftovers = [] if run.stopping or run.is_tool else self.leftovers(run)
         result = {
@@ -475,7 +490,7 @@ class Supervisor:
         finally:
             os.close(run_fd)
 
-    def leftovers(self, run):
+    def leftovers(self, run: Run) -> list[str]:
         """Name the processes that a run left behind, and end them where that is wanted."""
         found = [pid for pid in descendants(os.getpid()) if pid not in self.known_leftovers]
         if run.kill_leftovers:
@@ -487,21 +502,21 @@ class Supervisor:
 
     # Stopping
 
-    def begin_stop(self, name, grace, reply):
+    def begin_stop(self, grace: float, reply: int | None) -> None:
         """SIGTERM to everything of the job; the rest happens in :meth:`advance_stops`."""
         for run in self.runs.values():
             run.stopping = True
         kill_all(descendants(os.getpid()), signal.SIGTERM)
         self.stops.append(Stop(reply, time.monotonic() + grace, None))
 
-    def kill_tools(self, reply):
+    def kill_tools(self, reply: int) -> None:
         """End the tools that an earlier daemon left running."""
         tools = [run.pid for run in self.runs.values() if run.is_tool]
         for pid in tools:
             kill_all([pid, *descendants(pid)], signal.SIGKILL)
         self.stops.append(Stop(reply, time.monotonic(), tools))
 
-    def advance_stops(self):
+    def advance_stops(self) -> None:
         """Kill what does not end in time; answer once nothing is left."""
         for stop in list(self.stops):
             if stop.only is not None:
@@ -514,7 +529,7 @@ class Supervisor:
             elif left and time.monotonic() >= stop.deadline:
                 kill_all(left, signal.SIGKILL)
 
-    def enforce_limits(self):
+    def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""
         if self.client is not None or self.expired:
             return
@@ -523,15 +538,16 @@ class Supervisor:
             over = over or time.monotonic() - self.disconnected_at >= self.orphan_grace
         if over:
             self.expired = True
-            self.begin_stop(None, 10.0, None)
+            self.begin_stop(ORPHAN_KILL_S, None)
 
     # Files
 
-    def start_files(self, request):
+    def start_files(self, request: Message) -> None:
         """Do file operations in a child that has the job user's rights."""
         read_fd, write_fd = os.pipe()
         pid = os.fork()
         if pid == 0:
+            answer: Message
             try:
                 os.close(read_fd)
                 self.drop_privileges()
@@ -547,7 +563,7 @@ class Supervisor:
         self.file_jobs[read_fd] = (request["id"], [])
         self.epoll.register(read_fd, select.EPOLLIN)
 
-    def read_files_answer(self, fd):
+    def read_files_answer(self, fd: int) -> None:
         """Collect the child's answer."""
         reply, parts = self.file_jobs[fd]
         data = os.read(fd, READ_BYTES)
@@ -561,7 +577,7 @@ class Supervisor:
         self.send({"id": reply, **answer})
 
 
-def execute(argv, env):
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     """Become a program that is looked up in the PATH of ``env``.
 
     ``os.execvpe`` would import a module, which the job's user may not be able to read.
@@ -577,14 +593,14 @@ def execute(argv, env):
     raise problem
 
 
-def write_all(fd, data):
+def write_all(fd: int, data: bytes) -> None:
     """Write everything; a pipe or a file may take it in pieces."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def descendants(pid):
+def descendants(pid: int) -> list[int]:
     """All processes below ``pid``, from the kernel's lists of children."""
     found = []
     waiting = [pid]
@@ -602,7 +618,7 @@ def descendants(pid):
     return [child for child in found if process_name(child)]
 
 
-def process_name(pid):
+def process_name(pid: int) -> str:
     """The command name of a process; empty for one that is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -613,7 +629,7 @@ def process_name(pid):
     return "" if rest.split()[0] in ("Z", "X") else name
 
 
-def kill_all(pids, number):
+def kill_all(pids: list[int], number: int) -> None:
     """Signal processes; those that are gone are fine."""
     for pid in pids:
         try:
@@ -625,7 +641,7 @@ def kill_all(pids, number):
 # File operations: every component below a root is opened without following links.
 
 
-def operate(roots, operation):
+def operate(roots: list[str], operation: Message) -> Any:
     """Carry out one operation; its result is JSON."""
     kind = operation["kind"]
     path = operation["path"]
@@ -646,7 +662,7 @@ def operate(roots, operation):
     raise OSError(errno.EINVAL, f"unknown file operation {kind}", path)
 
 
-def split(roots, path):
+def split(roots: list[str], path: str) -> tuple[str, list[str]]:
     """The root that ``path`` lies below, and the components from there."""
     path = os.path.normpath(path)
     for root in roots:
@@ -658,7 +674,7 @@ def split(roots, path):
     raise OSError(errno.EPERM, "outside of the job's directories", path)
 
 
-def open_parent(roots, path, create=False):
+def open_parent(roots: list[str], path: str, *, create: bool = False) -> tuple[int, str]:
     """A descriptor of the directory above ``path`` and the last component."""
     root, parts = split(roots, path)
     above, name = os.path.split(root)
@@ -681,7 +697,7 @@ def open_parent(roots, path, create=False):
     return fd, ([name, *parts])[-1]
 
 
-def make_dir(roots, path):
+def make_dir(roots: list[str], path: str) -> None:
     fd, name = open_parent(roots, path, create=True)
     try:
         os.mkdir(name, 0o777, dir_fd=fd)
@@ -692,7 +708,7 @@ def make_dir(roots, path):
         os.close(fd)
 
 
-def write_file(roots, path, data, mode):
+def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
     fd, name = open_parent(roots, path, create=True)
     try:
         remove_entry(fd, name)
@@ -703,7 +719,7 @@ def write_file(roots, path, data, mode):
         os.close(fd)
 
 
-def read_file(roots, path, limit):
+def read_file(roots: list[str], path: str, limit: int) -> str | None:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -726,7 +742,7 @@ def read_file(roots, path, limit):
         os.close(file_fd)
 
 
-def exists(roots, path):
+def exists(roots: list[str], path: str) -> bool:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -740,7 +756,7 @@ def exists(roots, path):
         os.close(fd)
 
 
-def remove(roots, path):
+def remove(roots: list[str], path: str) -> None:
     try:
         fd, name = open_parent(roots, path)
     except FileNotFoundError:
@@ -753,7 +769,7 @@ def remove(roots, path):
         os.close(fd)
 
 
-def remove_entry(parent_fd, name):
+def remove_entry(parent_fd: int, name: str) -> None:
     """Remove a file, a link, or a whole tree; what stands in the way is made writable first."""
     try:
         mode = os.lstat(name, dir_fd=parent_fd).st_mode
@@ -776,7 +792,7 @@ def remove_entry(parent_fd, name):
     os.rmdir(name, dir_fd=parent_fd)
 
 
-def open_dir(roots, path):
+def open_dir(roots: list[str], path: str) -> int | None:
     """A descriptor of a directory, no link followed; None when there is none."""
     try:
         fd, name = open_parent(roots, path)
@@ -790,7 +806,7 @@ def open_dir(roots, path):
         os.close(fd)
 
 
-def remove_matching(roots, path, names, suffixes):
+def remove_matching(roots: list[str], path: str, names: set[str], suffixes: tuple[str, ...]) -> None:
     fd = open_dir(roots, path)
     if fd is None:
         return
@@ -800,7 +816,7 @@ def remove_matching(roots, path, names, suffixes):
         os.close(fd)
 
 
-def clear_matching(fd, names, suffixes):
+def clear_matching(fd: int, names: set[str], suffixes: tuple[str, ...]) -> None:
     for entry in os.listdir(fd):
         mode = os.lstat(entry, dir_fd=fd).st_mode
         if entry in names or (suffixes and stat.S_ISREG(mode) and entry.endswith(suffixes)):
@@ -813,11 +829,11 @@ def clear_matching(fd, names, suffixes):
                 os.close(inner)
 
 
-def list_tree(roots, path, max_depth):
+def list_tree(roots: list[str], path: str, max_depth: int | None) -> list[Any]:
     fd = open_dir(roots, path)
     if fd is None:
         return []
-    found = []
+    found: list[Any] = []
     try:
         walk(fd, "", 1, max_depth, found)
     finally:
@@ -825,7 +841,7 @@ def list_tree(roots, path, max_depth):
     return found
 
 
-def walk(fd, prefix, depth, max_depth, found):
+def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[Any]) -> None:
     for entry in sorted(os.listdir(fd)):
         about = os.lstat(entry, dir_fd=fd)
         kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"

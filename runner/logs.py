@@ -33,16 +33,14 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 Counter = Callable[[str], None]
 
 
-def configure(
-    *, level: str = "info", form: str = "runner", stream: TextIO | None = None, count: Counter | None = None
-) -> None:
+def configure(*, level: str = "info", form: str = "runner", stream: TextIO | None = None, count: Counter | None = None) -> None:
     """Set level and format of everything that logs from here on. ``count`` hears of every record's level."""
     target = stream or sys.stderr
     colours = wants_colour(target)
     processors: list[Any] = [structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level]
     if count is not None:
         processors.append(_counting(count))
-    processors += [_without_traceback(logging.DEBUG >= LEVELS[level.lower()]), _renderer(form, colours=colours)]
+    processors += [_without_traceback(LEVELS[level.lower()] <= logging.DEBUG), _renderer(form, colours=colours)]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level.lower()]),
@@ -66,7 +64,7 @@ def _counting(count: Counter) -> Callable[[Any, str, MutableMapping[str, Any]], 
     return process
 
 
-def _without_traceback(keep: bool) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:  # noqa: FBT001
+def _without_traceback(keep: bool) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
     """A bug's traceback is for who debugs; others get the place where it happened."""
 
     def process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

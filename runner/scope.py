@@ -91,9 +91,7 @@ class StopScope:
         self._arm()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._disarm()
         timeout, self._timeout = self._timeout, None
         if timeout is None:

@@ -311,9 +311,7 @@ class _Registration:
         for key in ("limit", "request_concurrency"):
             value = self._values.get(key) or 0
             if value > self._config.concurrent:
-                log.warning(
-                    f"Specified {key} ({value}) larger then current concurrent limit ({self._config.concurrent})"
-                )
+                log.warning(f"Specified {key} ({value}) larger then current concurrent limit ({self._config.concurrent})")
         log.info(
             "Runner registered successfully. Feel free to start it, but if it's running already the config should be "
             "automatically reloaded!"

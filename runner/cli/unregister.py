@@ -41,11 +41,7 @@ def command(
         fail(f"{FAILED}: mutate config: no runner matches the filtering parameters")
     if not _remove(chosen[0], location.path, own_id):
         fail(f"{FAILED}: mutate config: unregister runner: failed to unregister runner")
-    same = [
-        index
-        for index, runner in enumerate(found.runners)
-        if (runner.url, runner.token) == (chosen[0].url, chosen[0].token)
-    ]
+    same = [index for index, runner in enumerate(found.runners) if (runner.url, runner.token) == (chosen[0].url, chosen[0].token)]
     _save(location.path, same)
     return 0
 

@@ -19,6 +19,7 @@ LAST_UPDATE = "X-GitLab-Last-Update"
 INTERVAL = "X-GitLab-Trace-Update-Interval"
 JOB_STATUS = "Job-Status"
 MAX_INTERVAL_S = 900
+NO_TLS = TlsData()
 
 
 class JobRequestKind(enum.StrEnum):
@@ -39,7 +40,7 @@ class JobRequestResult:
     status: int
     raw: bytes = b""
     correlation_id: str = ""
-    tls: TlsData = TlsData()
+    tls: TlsData = NO_TLS
     retried: bool = False
 
     @property
@@ -118,7 +119,7 @@ class Coordinator:
             status=response.status,
             raw=response.body if got else b"",
             correlation_id=response.correlation_id,
-            tls=job_data(self._http.tls, response.ssl) if got else TlsData(),
+            tls=job_data(self._http.tls, response.ssl) if got else NO_TLS,
             retried=response.retried,
         )
 

@@ -255,9 +255,7 @@ class HttpClient:
         old, self._session = self._session, None
         context = make_context(self._tls) if urlsplit(self._url).scheme == "https" else False
         connector = aiohttp.TCPConnector(ssl=context or True, limit=0, keepalive_timeout=IDLE_CONNECTION_S)
-        timeout = aiohttp.ClientTimeout(
-            total=TOTAL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=HEADER_TIMEOUT_S
-        )
+        timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=HEADER_TIMEOUT_S)
         host = urlsplit(self._url).hostname or ""
         self._session = aiohttp.ClientSession(
             connector=connector,

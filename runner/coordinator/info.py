@@ -72,9 +72,7 @@ CLIENT_ONLY = frozenset(
 )
 
 
-def runner_info(
-    kind: Kind | None, *, shell: str = "", labels: Mapping[str, str] | None = None, gpus: str = ""
-) -> dict[str, Any]:
+def runner_info(kind: Kind | None, *, shell: str = "", labels: Mapping[str, str] | None = None, gpus: str = "") -> dict[str, Any]:
     """The ``info`` object of a runner; without ``kind`` that of a runner that is being registered."""
     known = IMPLEMENTED | kind.features if kind is not None else IMPLEMENTED & CLIENT_ONLY
     info: dict[str, Any] = {

@@ -93,9 +93,7 @@ async def reset_token(http: HttpClient, token: str) -> CallResult:
 async def reset_token_with_pat(http: HttpClient, runner_id: int, pat: str) -> CallResult:
     """The same, by a person's access token."""
     path = f"runners/{runner_id}/reset_authentication_token"
-    answer = await http.call_json(
-        "POST", path, expected=201, json=None, headers={"PRIVATE-TOKEN": pat}, endpoint="reset_token"
-    )
+    answer = await http.call_json("POST", path, expected=201, json=None, headers={"PRIVATE-TOKEN": pat}, endpoint="reset_token")
     return _result(answer, 201)
 
 

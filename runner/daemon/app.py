@@ -105,9 +105,7 @@ class Daemon:
         self._file = file
         self._config = config
         self._store = store
-        found = load_system_id(
-            file.path, override=config.pyrunner.system_id or os.environ.get("PYRUNNER_SYSTEM_ID", "")
-        )
+        found = load_system_id(file.path, override=config.pyrunner.system_id or os.environ.get("PYRUNNER_SYSTEM_ID", ""))
         if found.created:
             log.info("Created missing unique system ID", system_id=found.value)
         if found.warning:
@@ -280,9 +278,7 @@ class Daemon:
             self._metrics.slot("started" if change > 0 else "stopped", abs(change))
         await self._open_executors()
         self._scheduler.reload(config)
-        await self._connections.keep_only(
-            config.runners, {run.plan.runner.token for run in self._jobs.running.values()}
-        )
+        await self._connections.keep_only(config.runners, {run.plan.runner.token for run in self._jobs.running.values()})
         log.info("Configuration loaded", max_builds=config.concurrent)
         self._metrics.configuration("loaded")
         self._notifier.ready()
@@ -408,7 +404,7 @@ async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - one broken service must not take the jobs with it
+        except Exception as error:
             log.exception("service failed, it is started again", service=name, error=str(error), pause_s=pause_s)
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 300.0)

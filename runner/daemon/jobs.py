@@ -109,9 +109,7 @@ class Jobs:
         if name not in self._executors:
             config = self._config()
             hidden = frozenset(name for runner in config.runners for name in runner.token_reference)
-            host = HostSettings(
-                state_dir=str(config.pyrunner.state_dir), pass_env=config.pyrunner.pass_env, hidden_env=hidden
-            )
+            host = HostSettings(state_dir=str(config.pyrunner.state_dir), pass_env=config.pyrunner.pass_env, hidden_env=hidden)
             executor = KINDS[name].load(host)
             await executor.open()
             self._executors[name] = executor
@@ -226,9 +224,7 @@ class Jobs:
             work = self._adopted_work(record, payload, runner)
         return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=work)
 
-    def _adopted_work(
-        self, record: JobRecord, payload: JobPayload, runner: RunnerConfig
-    ) -> Callable[[], Awaitable[None]]:
+    def _adopted_work(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
             record.journal.append(Adopted(at_ns=time.time_ns(), pid=os.getpid()))
             log.info("job adopted", job=payload.id, runner=runner.short_token, record=record.directory.name)
@@ -239,9 +235,7 @@ class Jobs:
 
         return work
 
-    def _set_aside_work(
-        self, record: JobRecord, payload: JobPayload, runner: RunnerConfig
-    ) -> Callable[[], Awaitable[None]]:
+    def _set_aside_work(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
             record.close()
             aside = self._store.set_aside(record.directory)
@@ -286,9 +280,7 @@ class Jobs:
             kind=KINDS[runner.executor],
             executor=executor,
             coordinator=coordinator.job(payload.id, payload.token),
-            settings=RunSettings(
-                interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s
-            ),
+            settings=RunSettings(interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s),
             on_accepted=on_accepted,
         )
         name = record.directory.name

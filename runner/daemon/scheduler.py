@@ -222,7 +222,7 @@ class Scheduler:
             counters.jobs += 1
             try:
                 await self._ask_and_run(runner, counters, lease)
-            except Exception as error:  # noqa: BLE001 - one bug must not take the other jobs with it
+            except Exception as error:
                 log.exception("turn of a runner failed", runner=runner.short_token, error=str(error))
             finally:
                 counters.jobs -= 1

@@ -85,9 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         """What the server is told; reasons it does not know are replaced (4.2)."""
         if self.succeeded:
             return JobUpdate(state=JobState.SUCCESS)
-        return JobUpdate(
-            state=JobState.FAILED, failure_reason=supported_reason(self.reason, supported), exit_code=self.exit_code
-        )
+        return JobUpdate(state=JobState.FAILED, failure_reason=supported_reason(self.reason, supported), exit_code=self.exit_code)
 
 
 def supported_reason(reason: str, supported: Iterable[str]) -> str:

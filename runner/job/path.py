@@ -281,9 +281,7 @@ class JobPath:
                 if step.name == "release":
                     elements = [self._plan.variables.expand(element) for element in elements]
                 body = self._step_body(elements)
-                await self._take(
-                    stage, self._script_body(body, stage, self._script_scope), key=f"{stage} {number}", script=True
-                )
+                await self._take(stage, self._script_body(body, stage, self._script_scope), key=f"{stage} {number}", script=True)
         except JobFailure as failure:
             return failure
         finally:

@@ -93,9 +93,7 @@ class JobRun:
             spool=self._spool,
             settings=UploadSettings(
                 debug_trace=self.plan.settings.debug_trace or self.plan.settings.debug_services,
-                dynamic_force_send=self.plan.runner.feature_flags.get(
-                    "FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL", False
-                ),
+                dynamic_force_send=self.plan.runner.feature_flags.get("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL", False),
                 attempts=self.plan.runner.job_status_final_update_retry_limit,
             ),
             on_cancel=self.cancel,
@@ -159,7 +157,7 @@ class JobRun:
         try:
             rejected = self._reject()
             decided = rejected or await self._accept_and_work()
-        except Exception as error:  # noqa: BLE001 - the edge of a job: one bug must not take others with it
+        except Exception as error:
             log.exception("job broke the runner", error=str(error))
             decided = self._conclude(system_failure(f"panic: {type(error).__name__}").outcome)
         if decided is not None:

@@ -95,9 +95,7 @@ class _Reader:
         value = self.integer(name, 1)
         limited = min(max(value, 1), MAX_ATTEMPTS)
         if limited != value:
-            self.clamped.append(
-                f"{name}: number of attempts out of the range [1, {MAX_ATTEMPTS}], clamping to: {limited}"
-            )
+            self.clamped.append(f"{name}: number of attempts out of the range [1, {MAX_ATTEMPTS}], clamping to: {limited}")
         return limited
 
     def flag_list(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,9 +125,7 @@ class _Reader:
         return SubmoduleStrategy.INVALID
 
 
-def parse_settings(
-    look_up: Callable[[str], str | None], *, allow_fetch: bool, depth: int, debug_disabled: bool
-) -> JobSettings:
+def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, depth: int, debug_disabled: bool) -> JobSettings:
     """Read the settings in the order in which the reference reports what is wrong with them."""
     reader = _Reader(look_up)
     debug_services = reader.boolean("CI_DEBUG_SERVICES", default=False)

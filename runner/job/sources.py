@@ -225,9 +225,7 @@ class _GitWork:
             await self.git("clean", *plan.settings.git_clean_flags)
         if plan.settings.lfs_skip_smudge or not await self._files.exists(f"{plan.project_dir}/.gitattributes"):
             return
-        version = await self._environment.tool(
-            ["git", "lfs", "version"], cwd=plan.project_dir, env=self._git_environment()
-        )
+        version = await self._environment.tool(["git", "lfs", "version"], cwd=plan.project_dir, env=self._git_environment())
         if version.exit_code == 0:
             await self.git("lfs", "pull")
 

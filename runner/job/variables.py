@@ -81,9 +81,7 @@ class Variables:
         """Every value that is not raw, expanded once against the list as it is."""
         return Variables(
             [
-                variable
-                if variable.raw or "$" not in variable.value
-                else replace(variable, value=self.expand(variable.value))
+                variable if variable.raw or "$" not in variable.value else replace(variable, value=self.expand(variable.value))
                 for variable in self._all
             ],
             self._tmp_dir,
@@ -118,12 +116,9 @@ class Variables:
             if not _NAME.fullmatch(variable.key):
                 found.append(f"{variable.key!r} is no name for a shell variable, scripts do not see it")
             elif (
-                not variable.file
-                and len(variable.value.encode(errors="surrogateescape")) + len(variable.key) >= MAX_EXPORT_BYTES
+                not variable.file and len(variable.value.encode(errors="surrogateescape")) + len(variable.key) >= MAX_EXPORT_BYTES
             ):
-                found.append(
-                    f"{variable.key}: the value is too long for the environment of programs, scripts do not see it"
-                )
+                found.append(f"{variable.key}: the value is too long for the environment of programs, scripts do not see it")
         return found
 
 

@@ -68,9 +68,7 @@ class Metrics:
         self._health = self._counter("worker_health_check_failures", "Unhealthy answers", RUNNER)
         self._processing = self._counter("worker_processing_failures", "Turns that failed", ("failure_type", *RUNNER))
         self._slots = self._counter("worker_slot_operations", "Slots started and stopped", ("operation",))
-        self._statuses = self._counter(
-            "api_request_statuses", "Answers of the API", (*TOKEN, "endpoint", "status", "method")
-        )
+        self._statuses = self._counter("api_request_statuses", "Answers of the API", (*TOKEN, "endpoint", "status", "method"))
         self._request_times = self._histogram(
             "api_request_duration_seconds",
             "Duration of API calls",
@@ -148,9 +146,7 @@ class Metrics:
         """An API call was answered."""
         labels = (runner, self._system_id, endpoint)
         self._statuses.labels(*labels, str(status), method.lower()).inc()
-        self._request_times.labels(*labels, f"{status // 100}xx" if status > 0 else "-1", method.lower()).observe(
-            duration_s
-        )
+        self._request_times.labels(*labels, f"{status // 100}xx" if status > 0 else "-1", method.lower()).observe(duration_s)
 
     def attempted(self, path: str, method: str) -> None:
         """One request of an API call was sent."""
@@ -215,9 +211,7 @@ class _State:
         yield own
 
     def _jobs(self, now: Snapshot) -> Metric:
-        counts: dict[tuple[str, ...], int] = {
-            (*self._runner(runner), "idle", "idle", "idle"): 0 for runner in now.runners
-        }
+        counts: dict[tuple[str, ...], int] = {(*self._runner(runner), "idle", "idle", "idle"): 0 for runner in now.runners}
         for job in now.jobs:
             key = (*self._runner(job.runner), job.state, job.stage, "prepare")
             counts[key] = counts.get(key, 0) + 1
@@ -226,12 +220,8 @@ class _State:
 
     def _requests(self, now: Snapshot) -> Iterator[Metric]:
         tokens = {runner.token: runner for runner in now.runners if runner.token in now.requests}
-        rows = [
-            ((runner.short_token, self._system_id), now.requests[token], runner) for token, runner in tokens.items()
-        ]
-        yield self._labelled(
-            "request_concurrency", "Requests in flight", TOKEN, [(key, row[0]) for key, row, _ in rows]
-        )
+        rows = [((runner.short_token, self._system_id), now.requests[token], runner) for token, runner in tokens.items()]
+        yield self._labelled("request_concurrency", "Requests in flight", TOKEN, [(key, row[0]) for key, row, _ in rows])
         yield self._labelled(
             "request_concurrency_hard_limit",
             "Setting of request_concurrency",
@@ -240,14 +230,10 @@ class _State:
         )
         for name in ("adaptive", "used"):
             text = "Limit that follows how requests end"
-            yield self._labelled(
-                f"request_concurrency_{name}_limit", text, TOKEN, [(key, row[2]) for key, row, _ in rows]
-            )
+            yield self._labelled(f"request_concurrency_{name}_limit", text, TOKEN, [(key, row[2]) for key, row, _ in rows])
         exceeded = Metric("gitlab_runner_request_concurrency_exceeded", "Requests that had no room", "counter")
         for key, row, _ in rows:
-            exceeded.add_sample(
-                "gitlab_runner_request_concurrency_exceeded_total", dict(zip(TOKEN, key, strict=True)), row[1]
-            )
+            exceeded.add_sample("gitlab_runner_request_concurrency_exceeded_total", dict(zip(TOKEN, key, strict=True)), row[1])
         yield exceeded
 
     def _runner(self, runner: RunnerConfig) -> tuple[str, str, str]:
@@ -258,9 +244,7 @@ class _State:
         family.add_metric((), value)
         return family
 
-    def _labelled(
-        self, name: str, text: str, labels: tuple[str, ...], rows: list[tuple[tuple[str, ...], float]]
-    ) -> Metric:
+    def _labelled(self, name: str, text: str, labels: tuple[str, ...], rows: list[tuple[tuple[str, ...], float]]) -> Metric:
         family = GaugeMetricFamily(f"gitlab_runner_{name}", text, labels=labels)
         for values, value in rows:
             family.add_metric(values, value)

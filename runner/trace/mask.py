@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
+from itertools import pairwise
 
 from ahocorasick_rs import BytesAhoCorasick
 
@@ -114,7 +115,7 @@ def _masked(data: bytes, found: list[tuple[int, int]]) -> list[Piece]:
 def _chosen(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Occurrences that do not overlap: the longest first, of equally long ones the earliest."""
     ordered = sorted(found)
-    if all(first[1] <= second[0] for first, second in zip(ordered, ordered[1:], strict=False)):
+    if all(first[1] <= second[0] for first, second in pairwise(ordered)):
         return ordered
     taken: list[tuple[int, int]] = []
     for start, end in sorted(found, key=lambda hit: (hit[0] - hit[1], hit[0])):

@@ -16,9 +16,7 @@ NAMES = (
 )
 _BEGIN = re.compile(rb"[?&](?:" + b"|".join(re.escape(name) for name in NAMES) + rb")=", re.IGNORECASE)
 # Ends of a value: ``?``, ``&``, control characters, and white space in UTF-8.
-_END = re.compile(
-    rb"[?&\x00-\x20\x7f]|\xc2[\x80-\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
-)
+_END = re.compile(rb"[?&\x00-\x20\x7f]|\xc2[\x80-\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
 _HALF_END = re.compile(rb"(?:\xc2|\xe1\x9a?|\xe2[\x80\x81]?|\xe3\x80?)\Z")
 _LONGEST = max(map(len, NAMES)) + 2
 

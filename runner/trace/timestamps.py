@@ -18,7 +18,7 @@ def stamp(time_ns: int) -> bytes:
 
 
 def _whole_second(seconds: int) -> bytes:
-    global _second  # noqa: PLW0603 - the text of the newest second: most lines need the same one
+    global _second
     if _second[0] != seconds:
         _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode())
     return _second[1]

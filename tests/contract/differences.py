@@ -1,7 +1,7 @@
 """Deliberate differences from the recordings of the reference, each with its reason: the one list of them.
 
-``DIFFERS`` is still replayed and must end as the recording says unless ``ends`` gives another end. ``NOT_YET`` cannot be replayed,
-mostly since it needs what this version does not have.
+``DIFFERS`` is still replayed and must end as the recording says unless ``ends`` gives another end. ``NOT_YET`` cannot be
+replayed, mostly since it needs what this version does not have.
 """
 
 from __future__ import annotations
@@ -71,12 +71,8 @@ DIFFERS: dict[str, Difference] = {
     "trace-202-job-status-canceled": Difference(EARLY),
     "trace-202-job-status-failed": Difference(EARLY),
     "keepalive-404": Difference("after_script is not mentioned by a job that has none"),
-    "trace-404": Difference(
-        "a job that the server does not know is stopped at once", (("failed", "unknown_failure", None),)
-    ),
-    "payload-undecodable": Difference(
-        "a job that cannot be decoded is reported", (("failed", "runner_system_failure", None),)
-    ),
+    "trace-404": Difference("a job that the server does not know is stopped at once", (("failed", "unknown_failure", None),)),
+    "payload-undecodable": Difference("a job that cannot be decoded is reported", (("failed", "runner_system_failure", None),)),
     "request-201-wrong-type": Difference(
         "a job that cannot be decoded is reported", (("failed", "runner_system_failure", None),)
     ),
@@ -126,9 +122,7 @@ CLI_DIFFERS: dict[str, CliDifference] = {
     "register-bad-int": CliDifference(USAGE, 2),
     "register-bad-duration": CliDifference(USAGE, 2),
     "register-unknown-flag": CliDifference(USAGE, 2),
-    "register-map-flag-without-colon": CliDifference(
-        "garbage in a map flag is refused", 2, requests=False, files=False
-    ),
+    "register-map-flag-without-colon": CliDifference("garbage in a map flag is refused", 2, requests=False, files=False),
     "register-feature-flags-json": CliDifference("a JSON object is accepted", 0, requests=False, files=False),
     "register-optional-bool-without-value": CliDifference("a flag alone means true", 0, requests=False, files=False),
     "register-bool-with-space": CliDifference("--flag true is accepted, and so reserved", requests=False, files=False),

@@ -88,6 +88,4 @@ def _by_section(lines: list[str]) -> list[list[str]]:
 
 
 def difference(expected: list[str], got: list[str]) -> str:
-    return "\n".join(
-        repr(line) for line in difflib.unified_diff(expected, got, "reference", "pyrunner", lineterm="", n=1)
-    )
+    return "\n".join(repr(line) for line in difflib.unified_diff(expected, got, "reference", "pyrunner", lineterm="", n=1))

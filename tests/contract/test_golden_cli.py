@@ -109,15 +109,13 @@ def compare_files(scenario: dict[str, Any], root: Path, places: dict[str, str]) 
         assert path.exists(), name
         expected = tomllib.loads(golden.fill(about["content"], places))
         got = tomllib.loads(path.read_text())
-        assert [said(entry) for entry in got.get("runners", [])] == [
-            said(entry) for entry in expected.get("runners", [])
-        ]
+        assert [said(entry) for entry in got.get("runners", [])] == [said(entry) for entry in expected.get("runners", [])]
         assert path.stat().st_mode & 0o077 == 0 or int(about["mode"], 8) & 0o077
 
 
 def said(entry: dict[str, Any]) -> dict[str, Any]:
     """What an entry says beyond defaults."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in entry.items():
         if key in ("token_obtained_at", "token_expires_at"):
             if not str(value).startswith(YEAR_ONE) and value is not None:

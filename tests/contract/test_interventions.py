@@ -129,9 +129,7 @@ async def test_second_sigterm_aborts(fake: FakeCoordinator, make_daemon: Make) -
     assert "aborted: terminated" in job.log
 
 
-async def test_a_server_that_is_down_at_the_end_is_told_by_the_next_daemon(
-    fake: FakeCoordinator, make_daemon: Make
-) -> None:
+async def test_a_server_that_is_down_at_the_end_is_told_by_the_next_daemon(fake: FakeCoordinator, make_daemon: Make) -> None:
     daemon = make_daemon()
     config = daemon.config.read_text().replace("shutdown_timeout = 10", "shutdown_timeout = 3")
     daemon.config.write_text(config)
@@ -284,7 +282,7 @@ async def test_jobs_run_as_the_job_user(user: str, fake: FakeCoordinator, make_d
     builds = daemon.root / "builds"
     builds.mkdir()
     builds.chmod(0o777)
-    payload = job_payload(1, ["id -un; echo $HOME; cat $F; stat -c %U:%a $F; ls /proc/$PPID/fd 2>&1 | head -1; true"])
+    payload = job_payload(1, ["id -un; echo $HOME; cat $F; stat -c %U:%a $F; ls /proc/$PPID/fd 2>&1 || true"])
     payload["variables"].append({"key": "F", "value": "file-content\n", "file": True})
     job = fake.add_job(payload)
     daemon.start("--user", user)
@@ -295,6 +293,7 @@ async def test_jobs_run_as_the_job_user(user: str, fake: FakeCoordinator, make_d
     assert f"/home/{user}" in lines
     assert "file-content" in lines
     assert f"{user}:600" in lines
+    assert "Permission denied" in job.log, "the job's user must not see into the supervisor"
 
 
 def free_port() -> int:

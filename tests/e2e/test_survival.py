@@ -59,9 +59,7 @@ async def undisturbed(fake: FakeCoordinator, daemon: Daemon, commit: str) -> str
 
 
 @pytest.mark.parametrize("delay_ms", [0, 15, 40, 80, 130, 200, 350, 600, 1100, 1500, 1750])
-async def test_a_killed_daemon_loses_nothing(
-    delay_ms: int, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_a_killed_daemon_loses_nothing(delay_ms: int, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
     expected = await undisturbed(fake, make_daemon(), commit)
     daemon = make_daemon()
@@ -85,9 +83,7 @@ async def test_a_killed_daemon_loses_nothing(
     await fake.until(lambda: not list((daemon.state / "jobs").iterdir()), 10)
 
 
-async def test_the_log_is_the_same_to_the_byte_with_timestamps(
-    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_the_log_is_the_same_to_the_byte_with_timestamps(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     """What the server had before the kill is never sent differently: it would refuse or the checksum would not fit."""
     daemon = make_daemon()
     script = ["for i in $(seq 40); do echo out-$i; sleep 0.05; done"]
@@ -106,9 +102,7 @@ async def test_the_log_is_the_same_to_the_byte_with_timestamps(
     assert re.findall(r"O out-(\d+)\n", job.log) == [str(number) for number in range(1, 41)]
 
 
-async def test_reexecution_in_place_keeps_process_and_job(
-    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_reexecution_in_place_keeps_process_and_job(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     job = fake.add_job(job_payload(4, ["echo begin; sleep 2; echo end"]))
     daemon.start()
@@ -122,9 +116,7 @@ async def test_reexecution_in_place_keeps_process_and_job(
     assert daemon.log.count("Starting multi-runner") == 2
 
 
-async def test_detached_jobs_are_adopted_by_the_next_daemon(
-    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_detached_jobs_are_adopted_by_the_next_daemon(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     config = daemon.config.read_text().replace("[pyrunner]", '[pyrunner]\nshutdown_mode = "detach"')
     daemon.config.write_text(config)
@@ -154,9 +146,7 @@ async def test_a_job_whose_host_was_restarted_ends_as_system_failure(
     assert job.log_is_whole()
 
 
-async def test_two_daemons_never_own_one_state_directory(
-    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_two_daemons_never_own_one_state_directory(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     first = make_daemon()
     first.start()
     await asyncio.wait_for(fake.polled.wait(), 10)
@@ -167,9 +157,7 @@ async def test_two_daemons_never_own_one_state_directory(
     assert "another daemon uses the state directory" in second.log
 
 
-async def test_a_broken_record_does_not_stop_the_daemon(
-    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
-) -> None:
+async def test_a_broken_record_does_not_stop_the_daemon(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     broken = daemon.state / "jobs" / "lab-99"
     broken.mkdir(parents=True)

@@ -184,6 +184,8 @@ class FakeCoordinator:
             case "truncate":
                 job = self.jobs[int(request.match_info["id"])]
                 del job.trace[fault.details["to"] :]
+            case _:
+                pass
         response = await handler(request)
         if fault.kind == "headers":
             response.headers.update({name: str(value) for name, value in fault.details["headers"].items()})

@@ -58,7 +58,7 @@ class RunnerApi:
 
     def _answer(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         path = request.path.removeprefix("/api/v4/")
-        token = body.get("token") or request.headers.get("PRIVATE-TOKEN", "")
+        token = str(body.get("token") or request.headers.get("PRIVATE-TOKEN", ""))
         known = token == "reg-token" or token.startswith(("glrt-", "legacy-", "glpat-"))
         if not known or "bad" in token:
             return web.json_response({"message": "403 Forbidden"}, status=403)
@@ -80,4 +80,5 @@ class RunnerApi:
                 fresh = f"glrt-new-token-{self._created:04d}"
                 expires = self._server.get("reset_expires")
                 return web.json_response({"token": fresh, "token_expires_at": expires}, status=201)
-        return web.json_response({"error": "404 Not Found"}, status=404)
+            case _:
+                return web.json_response({"error": "404 Not Found"}, status=404)

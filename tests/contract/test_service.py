@@ -1,0 +1,61 @@
+"""The systemd unit, and what the daemon tells a service manager."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fakes.coordinator import FakeCoordinator
+from tests.fakes.daemon import COMMAND, Daemon
+
+SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    assert shutil.which("systemd-analyze"), "systemd-analyze is missing: install the package systemd"
+    text = (SYSTEMD / "pyrunner.service").read_text().replace("/usr/bin/pyrunner", str(COMMAND))
+    unit = tmp_path / "pyrunner.service"
+    unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    complaints = [line for line in (done.stdout + done.stderr).splitlines() if "pyrunner.service" in line]
+    assert complaints == []
+    assert done.returncode == 0
+
+
+def test_the_unit_leaves_supervisors_alone() -> None:
+    text = (SYSTEMD / "pyrunner.service").read_text()
+    assert "KillMode=process\n" in text
+    assert "OOMPolicy=continue\n" in text
+
+
+async def test_the_daemon_tells_its_service_manager(
+    tmp_path: Path, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.setblocking(False)
+        daemon = make_daemon()
+        daemon._environment |= {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
+        daemon.start()
+        assert await hear(manager, "READY=1")
+        assert await hear(manager, "WATCHDOG=1")
+        daemon.send(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in await hear(manager, "RELOADING=1")
+        assert await hear(manager, "READY=1")
+        daemon.send(signal.SIGTERM)
+        assert await hear(manager, "STOPPING=1")
+        assert await daemon.wait() == 0
+
+
+async def hear(manager: socket.socket, text: str) -> str:
+    async with asyncio.timeout(10):
+        while True:
+            message = (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
+            if text in message:
+                return message

@@ -1,0 +1,196 @@
+"""The configuration file: reading, findings, edits in place."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from executors.registry import KINDS
+from runner.config import edit
+from runner.config.duration import format_duration, parse_duration
+from runner.config.load import Loaded, load, parse
+from runner.config.model import runner_from_json, runner_to_json
+from runner.config.system_id import PATTERN, load_system_id
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER = '[[runners]]\nname = "a"\nurl = "https://gitlab.example"\ntoken = "glrt-x"\nexecutor = "shell"\n'
+
+
+def read(text: str | bytes, **environ: str) -> Loaded:
+    raw = text.encode() if isinstance(text, str) else text
+    return parse(raw, Path("config.toml"), environ=environ, executors=KINDS)
+
+
+def codes(loaded: Loaded) -> list[str]:
+    return [found.code for found in loaded.diagnostics]
+
+
+def test_the_example_has_no_findings() -> None:
+    loaded = load(ROOT / "config.toml.example", environ={}, executors=KINDS)
+    assert [str(found) for found in loaded.diagnostics] == []
+    assert loaded.config is not None
+    assert loaded.config.runners
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1h30m", 5400), ("1.5h", 5400), ("90s", 90), ("-1s", -1), ("100ms", 0.1), ("0", 0), (".5s", 0.5)]
+)
+def test_durations_are_read_as_go_does(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "10", "1d", "1 h", "h", "1h30", "s1"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3600, "1h0m0s"), (90.5, "1m30.5s"), (0, "0s"), (0.1, "100ms"), (2.5, "2.5s"), (-5, "-5s")]
+)
+def test_durations_are_written_as_go_does(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_unknown_keys_are_named_with_their_place_and_a_suggestion() -> None:
+    loaded = read("concurrent = 2\n\n" + RUNNER + '  buids_dir = "/b"\n')
+    assert [str(found) for found in loaded.diagnostics] == [
+        'config.toml:8:3: warning[unknown-key]: "buids_dir" is not a known key here (did you mean "builds_dir"?)'
+    ]
+    assert loaded.config is not None
+    assert loaded.config.runners[0].disabled is None
+
+
+def test_keys_match_in_any_case_and_bom_and_crlf_are_fine() -> None:
+    text = ("\ufeffConcurrent = 4\n" + RUNNER + "Limit = 3\n").replace("\n", "\r\n")
+    loaded = read(text)
+    assert loaded.config is not None
+    assert (loaded.config.concurrent, loaded.config.runners[0].limit) == (4, 3)
+
+
+def test_one_bad_runner_does_not_stop_the_others() -> None:
+    bad = RUNNER.replace('"shell"', '"docker+machine"') + "limit = []\n"
+    loaded = read(bad + RUNNER.replace("glrt-x", "glrt-y"))
+    assert loaded.config is not None
+    first, second = loaded.config.runners
+    assert first.disabled
+    assert second.disabled is None
+    assert {"wrong-type", "unsupported-executor"} <= set(codes(loaded))
+
+
+def test_what_was_certainly_meant_is_accepted_with_a_warning() -> None:
+    loaded = read('check_interval = "5"\nconnection_max_age = 900000000000\n' + RUNNER + 'environment = "A=1"\n')
+    assert loaded.config is not None
+    assert loaded.config.check_interval_s == 5
+    assert loaded.config.connection_max_age_s == 900
+    assert loaded.config.runners[0].environment == ("A=1",)
+    assert sorted(codes(loaded)) == ["bare-integer-duration", "coerced-type", "coerced-type"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        pytest.param("concurrent = 0\n", "bad-value", id="no-slots"),
+        pytest.param('log_level = "loud"\n', "bad-value", id="log-level"),
+        pytest.param("a = = 1\n", "syntax", id="syntax"),
+        pytest.param("[runners]\n", "wrong-type", id="runners-as-a-table"),
+    ],
+)
+def test_what_makes_the_whole_file_unusable(text: str, code: str) -> None:
+    loaded = read(text)
+    assert loaded.config is None
+    assert code in codes(loaded)
+
+
+def test_utf16_is_named() -> None:
+    loaded = read("concurrent = 1\n".encode("utf-16"))
+    assert "UTF-16" in str(loaded.diagnostics[0])
+
+
+def test_references_are_expanded_and_undefined_ones_disable_the_runner() -> None:
+    text = RUNNER.replace('"glrt-x"', '"${TOKEN}"')
+    found = read(text, TOKEN="glrt-secret")
+    assert found.config is not None
+    assert found.config.runners[0].token == "glrt-secret"
+    assert found.config.runners[0].token_reference == {"TOKEN"}
+    missing = read(text)
+    assert "undefined-env" in codes(missing)
+    assert "glrt-secret" not in "".join(map(str, found.diagnostics))
+
+
+def test_a_runner_entry_survives_the_record_of_a_job() -> None:
+    loaded = read(RUNNER + '[runners.feature_flags]\nFF_TIMESTAMPS = false\n[runners.docker]\nimage = "x"\n')
+    assert loaded.config is not None
+    runner = loaded.config.runners[0]
+    assert runner_from_json(runner_to_json(runner)) == runner
+
+
+CONFIG = """# my runners
+concurrent = 3 # enough
+
+# the first
+[[runners]]
+  name = "one"
+  url = "$URL" # by reference
+  token = "glrt-1"
+  unknown_key = 1
+  [runners.docker]
+    image = "alpine"
+
+# the second
+[[runners]]
+  name = "two"
+  token = "glrt-2"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "config.toml"
+    found.write_text(CONFIG)
+    found.chmod(0o640)
+    return found
+
+
+def test_removing_an_entry_takes_its_comment_and_nothing_else(path: Path) -> None:
+    edit.remove_runners(path, [0])
+    assert path.read_text() == CONFIG[: CONFIG.index("# the first")] + CONFIG[CONFIG.index("# the second") :]
+    assert path.stat().st_mode & 0o777 == 0o640
+    backup = path.with_name("config.toml.bak")
+    assert backup.read_text() == CONFIG
+    assert backup.stat().st_mode & 0o777 == 0o600
+
+
+def test_changing_a_value_leaves_the_rest_as_it_is(path: Path) -> None:
+    edit.set_runner_values(path, 0, {"token": "glrt-new"})
+    assert path.read_text() == CONFIG.replace('"glrt-1"', '"glrt-new"')
+
+
+def test_appending_keeps_what_is_there(path: Path) -> None:
+    edit.append_runner(path, {"name": 'it\'s "quoted"', "token": "glrt-3", "feature_flags": {"FF_X": True}})
+    text = path.read_text()
+    assert text.startswith(CONFIG)
+    assert tomllib.loads(text)["runners"][2] == {
+        "name": 'it\'s "quoted"',
+        "token": "glrt-3",
+        "feature_flags": {"FF_X": True},
+    }
+
+
+def test_a_new_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "config.toml"
+    edit.append_runner(path, {"name": "x"})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_system_id_is_kept(tmp_path: Path) -> None:
+    first = load_system_id(tmp_path / "config.toml")
+    assert first.created
+    assert PATTERN.fullmatch(first.value)
+    assert (tmp_path / ".runner_system_id").stat().st_mode & 0o777 == 0o600
+    assert load_system_id(tmp_path / "config.toml").value == first.value
+    (tmp_path / ".runner_system_id").write_text("nonsense")
+    assert load_system_id(tmp_path / "config.toml").created

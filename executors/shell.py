@@ -38,6 +38,7 @@ log = structlog.get_logger()
 FRAME = struct.Struct("<BQI")
 READ_BYTES = 1024 * 1024
 LOGIN_TIMEOUT_S = 30.0
+LOCK_POLL_S = 0.05
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
 
 
@@ -187,9 +188,16 @@ class ShellEnvironment:
                     for piece in reader.read():
                         yield piece
                     return
-                await self._link.moved.wait()
+                await self._next_move()
         finally:
             os.close(fd)
+
+    async def _next_move(self) -> None:
+        """Wait for news. A supervisor that has just died may hold its lock a moment longer than its connection."""
+        if self._link.connected:
+            await self._link.moved.wait()
+        else:
+            await asyncio.sleep(LOCK_POLL_S)
 
     def _is_lost(self, name: str) -> bool:
         """Whether nobody is left who could write the status of a run."""
@@ -213,7 +221,7 @@ class ShellEnvironment:
                 if path.exists():
                     continue
                 raise EnvironmentLost("the script is gone without a result (was the host restarted?)")
-            await self._link.moved.wait()
+            await self._next_move()
 
     async def stop(self, run: str, *, grace_s: float) -> None:
         """End everything that the job has started."""
@@ -272,6 +280,7 @@ class ShellEnvironment:
             self._link.tell("kill_tools")
             raise
         finally:
+            self._alive.discard(name)
             shutil.rmtree(directory, ignore_errors=True)
 
     def _tool_directory(self) -> str:
@@ -286,8 +295,11 @@ class ShellEnvironment:
 
     async def kill_tools(self) -> None:
         """End what an earlier daemon left running beside the script."""
+        if not any(name.startswith("tool-") for name in self._alive):
+            return
         if self._link.connected:
             await self._link.call("kill_tools")
+        self._alive = {name for name in self._alive if not name.startswith("tool-")}
         for directory in self._spec.record_dir.glob("tool-*"):
             shutil.rmtree(directory, ignore_errors=True)
 

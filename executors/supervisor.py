@@ -543,25 +543,32 @@ class Supervisor:
     # Files
 
     def start_files(self, request: Message) -> None:
-        """Do file operations in a child that has the job user's rights."""
+        """Do file operations with the job user's rights: in a child that has them, where this process has others."""
+        if not self.user:
+            self.send({"id": request["id"], **self.operate_all(request)})
+            return
         read_fd, write_fd = os.pipe()
         pid = os.fork()
         if pid == 0:
-            answer: Message
             try:
                 os.close(read_fd)
                 self.drop_privileges()
-                answer = {"results": [operate(self.roots, operation) for operation in request["operations"]]}
-            except OSError as error:
-                answer = {"error": f"{error.filename or ''}: {error.strerror}"}
-            except BaseException as error:
-                answer = {"error": str(error)}
-            write_all(write_fd, json.dumps(answer).encode())
-            os._exit(0)
+                write_all(write_fd, json.dumps(self.operate_all(request)).encode())
+            finally:
+                os._exit(0)
         os.close(write_fd)
         os.set_blocking(read_fd, False)
         self.file_jobs[read_fd] = (request["id"], [])
         self.epoll.register(read_fd, select.EPOLLIN)
+
+    def operate_all(self, request: Message) -> Message:
+        """The results of the operations, or the first error."""
+        try:
+            return {"results": [operate(self.roots, operation) for operation in request["operations"]]}
+        except OSError as error:
+            return {"error": f"{error.filename or ''}: {error.strerror}"}
+        except Exception as error:
+            return {"error": str(error)}
 
     def read_files_answer(self, fd: int) -> None:
         """Collect the child's answer."""

@@ -46,9 +46,7 @@ async def latency(root: Path, count: int) -> None:
         spent = (cpu_s(daemon.pid) - before) / count * 1000
         print(f"trivial shell job, picked -> finished: median {statistics.median(times):.1f} ms, best {min(times):.1f} ms")
         print(f"first byte of log at the server: median {statistics.median(firsts):.1f} ms")
-        print(
-            f"processor time of the daemon: {spent:.1f} ms a job; resident idle {idle:.1f} MiB, after {resident_mib(daemon.pid):.1f}"
-        )
+        print(f"processor time of the daemon: {spent:.1f} ms a job; resident memory when idle: {idle:.1f} MiB")
         await daemon.stop()
 
 

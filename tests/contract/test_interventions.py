@@ -273,6 +273,8 @@ async def test_jobs_run_as_the_job_user(user: str, fake: FakeCoordinator, make_d
     if os.geteuid() != 0:
         pytest.skip("only root can change to another account")
     subprocess.run(["useradd", "--system", "--create-home", "--shell", "/bin/bash", user], check=False)
+    # What a distribution puts into a new home fails without a terminal, and with it every login shell.
+    Path(f"/home/{user}/.bash_logout").unlink(missing_ok=True)
     daemon = make_daemon()
     for directory in (daemon.root.parent, daemon.root):
         directory.chmod(0o755)

@@ -20,7 +20,9 @@ from executors.base import EnvironmentLost, PrepareError
 
 log = structlog.get_logger()
 
-SUPERVISOR = Path(__file__).with_name("supervisor.py")
+# The interpreter of the warm parent sees neither site packages nor its environment, only this package.
+_ROOT = str(Path(__file__).parents[1])
+WARM_PARENT = f"import sys; sys.path.insert(0, {_ROOT!r}); from executors.supervisor import main; main()"
 CONNECT_TRIES = 50
 CONNECT_PAUSE_S = 0.02
 
@@ -133,7 +135,7 @@ class WarmParent:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SUPERVISOR), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", WARM_PARENT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The processes that own the scripts of jobs on this host. Standard library only; run as ``python -I -S supervisor.py FD``.
+"""The processes that own the scripts of jobs on this host. Standard library only, in an interpreter of its own.
 
 The *warm parent* has one socket, to the daemon. On a request it forks a *supervisor* for one job, which lives in a session
 of its own, holds ``supervisor.lock`` of the job's record for life, and serves ``control.sock`` there with one JSON object
@@ -8,7 +8,6 @@ ended to ``<run>/status``, whether a daemon is there or not.
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import errno
 import fcntl
@@ -17,10 +16,11 @@ import os
 import select
 import signal
 import socket
-import stat
 import struct
 import sys
 import time
+
+from executors.file_operations import operate, write_all
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -600,13 +600,6 @@ def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     raise problem
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write everything; a pipe or a file may take it in pieces."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def descendants(pid: int) -> list[int]:
     """All processes below ``pid``, from the kernel's lists of children."""
     found = []
@@ -643,224 +636,3 @@ def kill_all(pids: list[int], number: int) -> None:
             os.kill(pid, number)
         except OSError:
             pass
-
-
-# File operations: every component below a root is opened without following links.
-
-
-def operate(roots: list[str], operation: Message) -> Any:
-    """Carry out one operation; its result is JSON."""
-    kind = operation["kind"]
-    path = operation["path"]
-    if kind == "make_dir":
-        return make_dir(roots, path)
-    if kind == "write":
-        return write_file(roots, path, base64.b64decode(operation["data"]), operation["mode"])
-    if kind == "read":
-        return read_file(roots, path, operation["limit"])
-    if kind == "remove":
-        return remove(roots, path)
-    if kind == "remove_matching":
-        return remove_matching(roots, path, set(operation["names"]), tuple(operation["suffixes"]))
-    if kind == "list":
-        return list_tree(roots, path, operation["max_depth"])
-    if kind == "exists":
-        return exists(roots, path)
-    raise OSError(errno.EINVAL, f"unknown file operation {kind}", path)
-
-
-def split(roots: list[str], path: str) -> tuple[str, list[str]]:
-    """The root that ``path`` lies below, and the components from there."""
-    path = os.path.normpath(path)
-    for root in roots:
-        root = os.path.normpath(root)
-        if path == root:
-            return root, []
-        if path.startswith(root.rstrip("/") + "/"):
-            return root, path[len(root.rstrip("/")) + 1 :].split("/")
-    raise OSError(errno.EPERM, "outside of the job's directories", path)
-
-
-def open_parent(roots: list[str], path: str, *, create: bool = False) -> tuple[int, str]:
-    """A descriptor of the directory above ``path`` and the last component."""
-    root, parts = split(roots, path)
-    above, name = os.path.split(root)
-    if create:
-        os.makedirs(above, exist_ok=True)
-    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
-    for part in ([name, *parts])[:-1]:
-        try:
-            if create:
-                try:
-                    os.mkdir(part, 0o777, dir_fd=fd)
-                except FileExistsError:
-                    pass
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
-        finally:
-            os.close(fd)
-        fd = inner
-    return fd, ([name, *parts])[-1]
-
-
-def make_dir(roots: list[str], path: str) -> None:
-    fd, name = open_parent(roots, path, create=True)
-    try:
-        os.mkdir(name, 0o777, dir_fd=fd)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
-            raise OSError(errno.ENOTDIR, "something else is in the place of a directory", path) from None
-    finally:
-        os.close(fd)
-
-
-def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
-    fd, name = open_parent(roots, path, create=True)
-    try:
-        remove_entry(fd, name)
-        file_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=fd)
-        write_all(file_fd, data)
-        os.close(file_fd)
-    finally:
-        os.close(fd)
-
-
-def read_file(roots: list[str], path: str, limit: int) -> str | None:
-    try:
-        fd, name = open_parent(roots, path)
-    except OSError:
-        return None
-    try:
-        file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    try:
-        if not stat.S_ISREG(os.fstat(file_fd).st_mode):
-            return None
-        parts = []
-        while limit > 0 and (data := os.read(file_fd, min(limit, 1 << 20))):
-            parts.append(data)
-            limit -= len(data)
-        return base64.b64encode(b"".join(parts)).decode()
-    finally:
-        os.close(file_fd)
-
-
-def exists(roots: list[str], path: str) -> bool:
-    try:
-        fd, name = open_parent(roots, path)
-    except OSError:
-        return False
-    try:
-        os.lstat(name, dir_fd=fd)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def remove(roots: list[str], path: str) -> None:
-    try:
-        fd, name = open_parent(roots, path)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        return
-    try:
-        remove_entry(fd, name)
-    finally:
-        os.close(fd)
-
-
-def remove_entry(parent_fd: int, name: str) -> None:
-    """Remove a file, a link, or a whole tree; what stands in the way is made writable first."""
-    try:
-        mode = os.lstat(name, dir_fd=parent_fd).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        os.unlink(name, dir_fd=parent_fd)
-        return
-    if mode & 0o700 != 0o700:
-        try:
-            os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=parent_fd)
-        except OSError:
-            pass
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-    try:
-        for entry in os.listdir(fd):
-            remove_entry(fd, entry)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent_fd)
-
-
-def open_dir(roots: list[str], path: str) -> int | None:
-    """A descriptor of a directory, no link followed; None when there is none."""
-    try:
-        fd, name = open_parent(roots, path)
-    except OSError:
-        return None
-    try:
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def remove_matching(roots: list[str], path: str, names: set[str], suffixes: tuple[str, ...]) -> None:
-    fd = open_dir(roots, path)
-    if fd is None:
-        return
-    try:
-        clear_matching(fd, names, suffixes)
-    finally:
-        os.close(fd)
-
-
-def clear_matching(fd: int, names: set[str], suffixes: tuple[str, ...]) -> None:
-    for entry in os.listdir(fd):
-        mode = os.lstat(entry, dir_fd=fd).st_mode
-        if entry in names or (suffixes and stat.S_ISREG(mode) and entry.endswith(suffixes)):
-            remove_entry(fd, entry)
-        elif stat.S_ISDIR(mode):
-            inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-            try:
-                clear_matching(inner, names, suffixes)
-            finally:
-                os.close(inner)
-
-
-def list_tree(roots: list[str], path: str, max_depth: int | None) -> list[Any]:
-    fd = open_dir(roots, path)
-    if fd is None:
-        return []
-    found: list[Any] = []
-    try:
-        walk(fd, "", 1, max_depth, found)
-    finally:
-        os.close(fd)
-    return found
-
-
-def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[Any]) -> None:
-    for entry in sorted(os.listdir(fd)):
-        about = os.lstat(entry, dir_fd=fd)
-        kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
-        kind = "link" if stat.S_ISLNK(about.st_mode) else kind
-        found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns])
-        if kind == "dir" and (max_depth is None or depth < max_depth):
-            inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-            try:
-                walk(inner, f"{prefix}{entry}/", depth + 1, max_depth, found)
-            finally:
-                os.close(inner)
-
-
-if __name__ == "__main__":
-    main()

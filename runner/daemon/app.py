@@ -27,7 +27,7 @@ from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
 from runner.ops.http import Page, StatusServer, stacks
 from runner.ops.metrics import Metrics, RequestMetrics, RunningJob, Snapshot
-from runner.ops.notify import Notifier
+from runner.ops.notify import Notifier, host_is_stopping
 
 log = structlog.get_logger()
 
@@ -183,7 +183,7 @@ class Daemon:
         )
         self._watcher = Watcher(self._file, self._apply)
         self._shutdown = Shutdown(
-            mode=lambda: ShutdownMode(self._config.pyrunner.shutdown_mode),
+            mode=self._shutdown_mode,
             graceful_timeout_s=self._graceful_timeout_s,
             shutdown_timeout_s=lambda: self._config.shutdown_timeout_s,
             on_drain=self._on_drain,
@@ -191,6 +191,10 @@ class Daemon:
             on_detach=self._jobs.detach,
             force_exit=self._force_exit,
         )
+
+    def _shutdown_mode(self) -> ShutdownMode:
+        """On a host that shuts down nothing outlives the daemon: jobs are stopped and reported while there is time."""
+        return ShutdownMode.ABORT if host_is_stopping() else ShutdownMode(self._config.pyrunner.shutdown_mode)
 
     def _graceful_timeout_s(self) -> float:
         given = self._options.graceful_shutdown_timeout_s

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
 
 log = structlog.get_logger()
+
+SYSTEMD = Path("/run/systemd/system")
 
 
 class Notifier:
@@ -57,6 +61,17 @@ class Notifier:
                 sock.sendto(text.encode(), self._address)
         except OSError as error:
             log.debug("service manager could not be told", error=str(error))
+
+
+def host_is_stopping() -> bool:
+    """Whether systemd is taking the whole host down."""
+    if not SYSTEMD.is_dir():
+        return False
+    try:
+        done = subprocess.run(["systemctl", "is-system-running"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"
 
 
 def _watchdog_us(environ: Mapping[str, str], pid: int) -> int:

@@ -229,8 +229,8 @@ class Scheduler:
                 counters.free(lease)
         finally:
             self.slots.give()
-        if counters.limit_met:
-            # The runner had more turns than its limit allowed; the place that is free now is used at once.
+        if counters.limit_met and lease.concurrent_id >= 0:
+            # The runner had more turns than its limit allowed; the place that its job leaves is used at once.
             counters.limit_met = False
             self._requeue(runner)
 

@@ -147,3 +147,10 @@ CLI_NOT_YET: dict[str, str] = {
     "register-all-runner-flags": "flags of remote caches are not in this version",
     "register-map-flag-json-object": LATER_EXECUTORS,
 }
+
+SCHEDULE_DIFFERS: dict[str, str] = {
+    "sched-env-token-unset": "a runner whose token refers to an unset variable is not asked with an empty one",
+    "sched-limit-1-long-poll": "a turn falls together with the end of a poll, which comes first is chance",
+    "sched-request-concurrency-1-long-poll": "a turn falls together with the end of a poll, which comes first is chance",
+    "sched-long-poll-starving": "one runner's long poll does not starve another",
+}

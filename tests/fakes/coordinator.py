@@ -93,6 +93,7 @@ class FakeCoordinator:
         self.faults = Faults(faults)
         self.trace_interval = trace_interval
         self.long_poll_s = long_poll_s
+        self.holds_always = False  # without ``last_update`` too, as the server of the recordings
         self.jobs: dict[int, Job] = {}
         self.queue: list[int] = []
         self.requests: list[Recorded] = []
@@ -210,7 +211,11 @@ class FakeCoordinator:
             return web.json_response({"message": "403 Forbidden"}, status=403)
         self.polled.set()
         deadline = time.monotonic() + self.long_poll_s
-        while (job := self._next_job(token)) is None and time.monotonic() < deadline and body.get("last_update"):
+        while (
+            (job := self._next_job(token)) is None
+            and time.monotonic() < deadline
+            and (self.holds_always or body.get("last_update"))
+        ):
             await asyncio.sleep(0.05)
         if job is None:
             return web.Response(status=204, headers={LAST_UPDATE: "lab"})

@@ -242,7 +242,7 @@ class Environment(Protocol):
         ...
 
     async def kill_tools(self) -> None:
-        """End tools that an earlier daemon left running, and wait for them."""
+        """End what an earlier daemon left running of a stage that is about to be repeated, and wait for it."""
         ...
 
     async def detach(self) -> None:

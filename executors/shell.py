@@ -295,11 +295,12 @@ class ShellEnvironment:
 
     async def kill_tools(self) -> None:
         """End what an earlier daemon left running beside the script."""
-        if not any(name.startswith("tool-") for name in self._alive):
+        active = [name for name in self._alive if not (self._spec.record_dir / name / "status").exists()]
+        if active and self._link.connected:
+            await self._link.call("stop", grace=0)
+        if not self._alive:
             return
-        if self._link.connected:
-            await self._link.call("kill_tools")
-        self._alive = {name for name in self._alive if not name.startswith("tool-")}
+        self._alive.clear()
         for directory in self._spec.record_dir.glob("tool-*"):
             shutil.rmtree(directory, ignore_errors=True)
 

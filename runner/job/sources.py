@@ -94,7 +94,9 @@ class Sources:
             stage.notice("Skipping Git repository setup", time_ns)
             await self._files.make_dir(plan.project_dir)
         else:
-            await _GitWork(self._environment, plan, stage, time_ns, extra).fetch()
+            work = _GitWork(self._environment, plan, stage, time_ns, extra)
+            await work.fetch()
+            time_ns = work.time_ns
         if not plan.uses_git:
             stage.notice("Skipping Git checkout", time_ns)
         stage.notice("Skipping Git submodules setup", time_ns)
@@ -141,7 +143,7 @@ class _GitWork:
         self._files = environment.files
         self._plan = plan
         self._stage = stage
-        self._time_ns = time_ns
+        self.time_ns = time_ns
         self._extra = extra
 
     async def fetch(self) -> None:
@@ -257,10 +259,10 @@ class _GitWork:
         return found
 
     def _notice(self, text: str) -> None:
-        self._stage.notice(text, self._time_ns)
+        self._stage.notice(text, self.time_ns)
 
     def _write(self, piece: Output) -> None:
-        self._time_ns = max(self._time_ns, piece.time_ns)
+        self.time_ns = max(self.time_ns, piece.time_ns)
         self._stage.write(piece.stream, piece.data, piece.time_ns)
 
 

@@ -180,3 +180,21 @@ def kill_everything_of(root: Path) -> None:
             continue
         if any(link.startswith(str(root / "state" / "jobs")) for link in links):
             os.kill(int(entry.name), signal.SIGKILL)
+
+
+async def test_a_hook_that_was_cut_off_is_stopped_before_it_is_repeated(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
+    daemon = make_daemon()
+    found = payload(fake, 8, commit)
+    found["hooks"] = [{"name": "pre_get_sources_script", "script": [f"echo hook; sleep 2; echo done >> {daemon.root}/hooks"]}]
+    job = fake.add_job(found)
+    daemon.start()
+    await fake.until(lambda: b"echo hook" in job.trace)
+    daemon.kill()
+    daemon.start()
+    await asyncio.wait_for(job.ended.wait(), 40)
+    assert (job.state, job.exit_code) == ("failed", 7)
+    assert job.log_is_whole()
+    assert (daemon.root / "hooks").read_text() == "done\n"

@@ -33,12 +33,10 @@ def cases() -> list[object]:
         late = next((reason for pattern, reason in CLI_NOT_YET.items() if fnmatch.fnmatch(name, pattern)), None)
         if late:
             marks.append(pytest.mark.skip(reason=late))
-        elif scenario.get("tty"):
-            marks.append(pytest.mark.skip(reason="terminals have tests of their own"))
-        elif scenario.get("signals"):
-            marks.append(pytest.mark.skip(reason="signals have tests of their own"))
+        elif scenario.get("tty") or scenario.get("signals"):
+            marks.append(pytest.mark.skip(reason="see test_terminal.py"))
         elif scenario.get("uid"):
-            marks.append(pytest.mark.skip(reason="other users have tests of their own"))
+            marks.append(pytest.mark.skip(reason="another account may not be able to read this interpreter"))
         found.append(pytest.param(name, id=name, marks=marks))
     return found
 

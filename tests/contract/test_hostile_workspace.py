@@ -18,7 +18,8 @@ PLANTS = {
     "fsmonitor": "git config core.fsmonitor 'touch $PWNED; false'",
     "hooks": "mkdir -p .git/hooks; printf '#!/bin/sh\\ntouch $PWNED\\n' > .git/hooks/post-checkout; "
     "cp .git/hooks/post-checkout .git/hooks/reference-transaction; chmod +x .git/hooks/*",
-    "hooks-path": "mkdir h; printf '#!/bin/sh\\ntouch $PWNED\\n' > h/post-checkout; chmod +x h/*; git config core.hooksPath $PWD/h",
+    "hooks-path": "mkdir h; printf '#!/bin/sh\\ntouch $PWNED\\n' > h/post-checkout; chmod +x h/*; "
+    "git config core.hooksPath $PWD/h",
     "filter": "git config filter.x.smudge 'touch $PWNED; cat'; mkdir -p .git/info; echo '* filter=x' > .git/info/attributes",
     "include": "printf '[core]\\nfsmonitor = touch $PWNED; false\\n' > ../evil; git config include.path $PWD/../evil",
     "ssh-command": "git config core.sshCommand 'touch $PWNED'; git config core.gitProxy 'touch $PWNED'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ LOCK_VARIABLE = "PYRUNNER_INHERITED_LOCK"
 ALIVE_S = 10.0
 KILL_SHARE = 0.4
 EXTEND_PERIOD_S = 20.0
+PROBE_S = 5.0
 
 
 def run(options: RunOptions) -> int:
@@ -239,8 +241,25 @@ class Daemon:
         }
         found[signal.SIGHUP] = self._hangup
         found[signal.SIGUSR1] = lambda: log.info("stacks", text=stacks())
-        found[signal.SIGUSR2] = self._shutdown.begin_restart
+        found[signal.SIGUSR2] = self._restart
         return found
+
+    def _restart(self) -> None:
+        """Execute again in place, unless the code that would run is broken: then this daemon goes on."""
+        if self._shutdown.state is not State.RUNNING:
+            return
+        argv = list(self._options.argv) or sys.argv
+        try:
+            probe = subprocess.run(
+                [sys.executable, argv[0], "--version"], capture_output=True, text=True, timeout=PROBE_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.error("restart refused: the new code does not start", error=str(error))
+            return
+        if probe.returncode != 0:
+            log.error("restart refused: the new code does not start", error=probe.stderr.strip()[-500:])
+            return
+        self._shutdown.begin_restart()
 
     def _hangup(self) -> None:
         if self._shutdown.state is State.RUNNING:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,25 @@ async def test_reexecution_in_place_keeps_process_and_job(fake: FakeCoordinator,
     assert "end" in job.log
     os.kill(pid, 0)
     assert daemon.log.count("Starting multi-runner") == 2
+
+
+async def test_reexecution_is_refused_while_the_new_code_is_broken(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    launcher = tmp_path / "pyrunner"
+    launcher.write_text("from runner.cli.main import main\nmain()\n")
+    daemon = make_daemon()
+    daemon.command = [sys.executable, str(launcher)]
+    daemon.start()
+    await asyncio.wait_for(fake.polled.wait(), 10)
+    launcher.write_text("this is no python\n")
+    daemon.send(signal.SIGUSR2)
+    async with asyncio.timeout(10):
+        while "restart refused" not in daemon.log:
+            await asyncio.sleep(0.05)
+    job = fake.add_job(job_payload(9, ["echo still here"]))
+    await asyncio.wait_for(job.ended.wait(), 15)
+    assert job.state == "success"
 
 
 async def test_detached_jobs_are_adopted_by_the_next_daemon(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:

@@ -21,6 +21,7 @@ class Daemon:
         self.state = root / "state"
         self.home = root / "home"
         self.log_path = root / "daemon.log"
+        self.command = [str(COMMAND)]
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         for directory in (self.config.parent, self.home):
@@ -55,7 +56,7 @@ class Daemon:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [COMMAND, "run", "--config", self.config, "--working-directory", self.root, *arguments],
+                [*self.command, "run", "--config", self.config, "--working-directory", self.root, *arguments],
                 env=environment,
                 stdout=log,
                 stderr=log,

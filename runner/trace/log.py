@@ -19,7 +19,7 @@ from runner.trace.spool import Spool, SpoolState
 from runner.trace.timestamps import Timestamper
 
 # Replay after an upgrade must give the same bytes: raised whenever a filter's result changes.
-FILTER_VERSION = 1
+FILTER_VERSION = 2
 
 CLEAR = b"\x1b[0K"
 RESET = b"\x1b[0;m"
@@ -33,7 +33,7 @@ SCRIPT_STREAM = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSettings:
-    """How the log of a job is written. ``limit_bytes`` is the size at which it is cut."""
+    """How the log of a job is written. ``masks`` are the values to be masked, ``sections`` whether the server folds them."""
 
     masks: tuple[str, ...] = ()
     token_prefixes: tuple[str, ...] = ()
@@ -54,6 +54,11 @@ class LogState(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Bytes stored."""
         return self.spool.size
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the filters that follow give the same bytes as those that followed when this was recorded."""
+        return self.version == FILTER_VERSION
 
 
 class JobLog:
@@ -119,9 +124,7 @@ class JobLog:
 
     def masked(self, text: str) -> bytes:
         """A text of the runner's own with everything masked that must be."""
-        writer = _StreamFilters(self._phrases, self._prefixes)
-        pieces = writer.feed(text.encode(errors="surrogateescape")) + writer.close()
-        return b"".join(piece.data for piece in pieces)
+        return _StreamFilters(self._phrases, self._prefixes).masked(text)
 
     def open_stage(self) -> StageLog:
         """Fresh writers for both streams of a stage."""
@@ -160,8 +163,8 @@ class StageLog:
     def __init__(self, spool: Spool, phrases: Phrases, prefixes: Prefixes, *, timestamps: bool) -> None:
         self._spool = spool
         self._writers = {
-            Stream.STDOUT: _Writer(_StreamFilters(phrases, prefixes), Timestamper(SCRIPT_STREAM, "O"), timestamps),
-            Stream.STDERR: _Writer(_StreamFilters(phrases, prefixes), Timestamper(SCRIPT_STREAM, "E"), timestamps),
+            Stream.STDOUT: _Writer(phrases, prefixes, Timestamper(SCRIPT_STREAM, "O") if timestamps else None),
+            Stream.STDERR: _Writer(phrases, prefixes, Timestamper(SCRIPT_STREAM, "E") if timestamps else None),
         }
 
     def write(self, stream: Stream, data: bytes, time_ns: int) -> None:
@@ -170,11 +173,11 @@ class StageLog:
 
     def notice(self, text: str, time_ns: int) -> None:
         """A green line in the place of a script's."""
-        self.write(Stream.STDOUT, GREEN + text.encode(errors="surrogateescape") + RESET + b"\n", time_ns)
+        self._spool.write(self._writers[Stream.STDOUT].line(GREEN, text, time_ns))
 
     def warning(self, text: str, time_ns: int) -> None:
         """A yellow line in the place of a script's: without the word WARNING."""
-        self.write(Stream.STDOUT, YELLOW + text.encode(errors="surrogateescape") + RESET + b"\n", time_ns)
+        self._spool.write(self._writers[Stream.STDOUT].line(YELLOW, text, time_ns))
 
     def close(self, time_ns: int) -> None:
         """Release what the filters hold back."""
@@ -183,22 +186,33 @@ class StageLog:
 
 
 class _Writer:
-    def __init__(self, filters: _StreamFilters, stamper: Timestamper, timestamps: bool) -> None:
-        self._filters = filters
+    """One stream of a stage. Without a ``stamper`` lines carry no times."""
+
+    def __init__(self, phrases: Phrases, prefixes: Prefixes, stamper: Timestamper | None) -> None:
+        self._phrases = phrases
+        self._prefixes = prefixes
         self._stamper = stamper
-        self._timestamps = timestamps
+        self._filters = _StreamFilters(phrases, prefixes)
 
     def feed(self, data: bytes, time_ns: int) -> bytes:
         return self._stamp(self._filters.feed(data), time_ns)
 
+    def line(self, colour: bytes, text: str, time_ns: int) -> bytes:
+        """A line of the runner's own. Its colour ends whatever the filters were in, and is not masked itself."""
+        pieces = self._filters.close()
+        self._filters = _StreamFilters(self._phrases, self._prefixes)
+        own = colour + _StreamFilters(self._phrases, self._prefixes).masked(text) + RESET + b"\n"
+        return self._stamp([*pieces, Piece(own)], time_ns)
+
     def close(self, time_ns: int) -> bytes:
         rest = self._stamp(self._filters.close(), time_ns)
-        return rest + self._stamper.close() if self._timestamps else rest
+        return rest if self._stamper is None else rest + self._stamper.close()
 
     def _stamp(self, pieces: Iterable[Piece], time_ns: int) -> bytes:
-        if self._timestamps:
-            return b"".join([self._stamper.feed(piece.data, time_ns) for piece in pieces])
-        return b"".join([piece.data for piece in pieces])
+        stamper = self._stamper
+        if stamper is None:
+            return b"".join([piece.data for piece in pieces])
+        return b"".join([stamper.feed(piece.data, time_ns) for piece in pieces])
 
 
 class _StreamFilters:
@@ -206,6 +220,11 @@ class _StreamFilters:
 
     def __init__(self, phrases: Phrases, prefixes: Prefixes) -> None:
         self._filters: tuple[Filter, ...] = (PhraseMask(phrases), ParameterMask(), PrefixMask(prefixes))
+
+    def masked(self, text: str) -> bytes:
+        """A whole text."""
+        pieces = self.feed(text.encode(errors="surrogateescape")) + self.close()
+        return b"".join([piece.data for piece in pieces])
 
     def feed(self, data: bytes) -> list[Piece]:
         pieces = [Piece(data)] if data else []

@@ -6,56 +6,38 @@ the longest win, also over shorter ones that begin earlier.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable
-from itertools import pairwise
-
-from ahocorasick_rs import BytesAhoCorasick
 
 from runner.trace.pieces import MASK_PIECE, Piece
+from runner.trace.quoting import quoted_forms
+from runner.trace.words import Words
 
-# Overlapping occurrences in a row (a value like "aaa" in a line of a's) are decided at the latest after so many bytes.
-UNDECIDED_BYTES = 64 * 1024
+# Occurrences of values of many lengths that overlap in a row are decided at the latest after so many bytes.
+_UNDECIDED_BYTES = 64 * 1024
 
 
 class Phrases:
     """The values of a job, prepared once. ``values`` are texts; blank ones and duplicates are dropped."""
 
     def __init__(self, values: Iterable[str]) -> None:
-        found: dict[bytes, None] = {}
+        forms: set[str] = set()
         for value in values:
             text = value.strip()
-            for form in _forms(text) if text else ():
-                found[form.encode(errors="surrogateescape")] = None
-        self.sorted = sorted(found)
-        self.longest = max(map(len, self.sorted), default=0)
-        self.first_bytes = frozenset(phrase[0] for phrase in self.sorted)
-        self.automaton = BytesAhoCorasick(self.sorted) if self.sorted else None
-
-    def occurrences(self, data: bytes) -> list[tuple[int, int]]:
-        """All occurrences, overlapping ones too, as (start, end)."""
-        if self.automaton is None:
-            return []
-        return [(start, end) for _, start, end in self.automaton.find_matches_as_indexes(data, overlapping=True)]
-
-    def pending(self, data: bytes) -> int:
-        """Where the longest end of ``data`` begins that may grow into a value; its length when there is none."""
-        begin = max(len(data) - self.longest + 1, 0)
-        for position in range(begin, len(data)):
-            if data[position] in self.first_bytes and self._begins_a_phrase(data[position:]):
-                return position
-        return len(data)
-
-    def _begins_a_phrase(self, text: bytes) -> bool:
-        index = bisect.bisect_right(self.sorted, text)
-        return index < len(self.sorted) and self.sorted[index].startswith(text)
+            if text:
+                forms.update((text, *quoted_forms(text)))
+        self.words = Words(form.encode(errors="surrogateescape") for form in forms)
+        # An occurrence that is still to come displaces shorter ones, these free or displace shorter ones to their left,
+        # and so on: one step at most for each length below the longest.
+        lengths = self.words.lengths
+        self.reach = min(sum(lengths) - max(lengths, default=0), _UNDECIDED_BYTES)
 
 
 class PhraseMask:
     """The filter of one stream."""
 
     def __init__(self, phrases: Phrases) -> None:
-        self._phrases = phrases
+        self._words = phrases.words
+        self._reach = phrases.reach
         self._held = b""
 
     @property
@@ -65,74 +47,83 @@ class PhraseMask:
 
     def feed(self, data: bytes) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""
-        if not self._phrases.sorted:
+        if not self._words:
             return [Piece(data)]
         buffer = self._held + data if self._held else data
-        found = self._phrases.occurrences(buffer)
-        cut = self._phrases.pending(buffer)
-        if cut < len(buffer) and found:
-            cut = _before_cluster(found, cut)
-            if len(buffer) - cut > UNDECIDED_BYTES + self._phrases.longest:
-                cut = len(buffer)
+        hits = self._words.occurrences(buffer)
+        cut = self._words.pending(buffer)
+        chosen = _chosen(hits, len(buffer)) if hits else hits
+        if chosen and cut < len(buffer):
+            cut = max(_before_cluster(hits, cut), _before_reach(chosen, cut - self._reach))
         self._held = buffer[cut:]
-        return _masked(buffer[:cut] if cut < len(buffer) else buffer, [hit for hit in found if hit[1] <= cut])
+        return _masked(buffer, chosen, cut)
 
     def release(self) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""
         held, self._held = self._held, b""
-        return _masked(held, self._phrases.occurrences(held)) if held else []
+        return _masked(held, _chosen(self._words.occurrences(held), len(held)), len(held)) if held else []
 
 
-def _before_cluster(found: list[tuple[int, int]], cut: int) -> int:
-    """Move ``cut`` before every occurrence that a later, longer one may still replace."""
-    for start, end in sorted(found, key=lambda hit: hit[1], reverse=True):
+def _before_cluster(hits: list[tuple[int, int]], cut: int) -> int:
+    """Move ``cut`` before all occurrences that overlap each other up to it: nothing to come changes those before."""
+    for start, end in reversed(hits):
         if end <= cut:
-            continue
+            break
         cut = min(cut, start)
-    moved = True
-    while moved:
-        inside = [start for start, end in found if start < cut < end]
-        moved = bool(inside)
-        cut = min(inside, default=cut)
     return cut
 
 
-def _masked(data: bytes, found: list[tuple[int, int]]) -> list[Piece]:
-    if not found:
-        return [Piece(data)] if data else []
+def _before_reach(chosen: list[tuple[int, int]], cut: int) -> int:
+    """Move ``cut``, behind which choices can change, out of the chosen occurrence that it stands in."""
+    for start, end in reversed(chosen):
+        if end <= cut:
+            break
+        if start < cut:
+            return start
+    return cut
+
+
+def _masked(data: bytes, chosen: list[tuple[int, int]], end_of_data: int) -> list[Piece]:
+    """``data`` up to ``end_of_data``, which stands in no chosen occurrence."""
     pieces: list[Piece] = []
     position = 0
-    for start, end in _chosen(found):
+    for start, end in chosen:
+        if end > end_of_data:
+            break
         if start > position:
             pieces.append(Piece(data[position:start]))
         pieces.append(MASK_PIECE)
         position = end
-    if position < len(data):
-        pieces.append(Piece(data[position:]))
+    if position < end_of_data:
+        pieces.append(Piece(data[position:end_of_data]))
     return pieces
 
 
-def _chosen(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Occurrences that do not overlap: the longest first, of equally long ones the earliest."""
-    ordered = sorted(found)
-    if all(first[1] <= second[0] for first, second in pairwise(ordered)):
-        return ordered
-    taken: list[tuple[int, int]] = []
-    for start, end in sorted(found, key=lambda hit: (hit[0] - hit[1], hit[0])):
-        index = bisect.bisect_left(taken, (start, end))
-        free_before = index == 0 or taken[index - 1][1] <= start
-        free_behind = index == len(taken) or taken[index][0] >= end
-        if free_before and free_behind:
-            taken.insert(index, (start, end))
-    return taken
+def _chosen(hits: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Of ``hits`` in ``size`` bytes those that are masked, in order: the longest first, of equal ones the earliest."""
+    starts: dict[int, list[int]] = {}
+    for start, end in hits:
+        starts.setdefault(end - start, []).append(start)
+    if len(starts) == 1:
+        return _without_overlaps(hits)
+    taken = bytearray(size)
+    chosen: list[tuple[int, int]] = []
+    for length in sorted(starts, reverse=True):
+        mark = b"\x01" * length
+        for start in starts[length]:
+            # What is taken is at least as long: it covers one of the ends of whatever it overlaps.
+            if not taken[start] and not taken[start + length - 1]:
+                taken[start : start + length] = mark
+                chosen.append((start, start + length))
+    chosen.sort()
+    return chosen
 
 
-def _forms(text: str) -> list[str]:
-    """A value, and how shells print it when they trace commands, where that differs."""
-    forms = [text]
-    if "'" in text:
-        forms.append(text.replace("'", "'\\''"))
-    if any(char in text for char in "\n\t'\\") or not text.isprintable():
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
-        forms.append(escaped.replace("\r", "\\r"))
-    return forms
+def _without_overlaps(hits: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    chosen: list[tuple[int, int]] = []
+    position = 0
+    for hit in hits:
+        if hit[0] >= position:
+            chosen.append(hit)
+            position = hit[1]
+    return chosen

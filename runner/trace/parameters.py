@@ -14,11 +14,13 @@ NAMES = (
     b"x-amz-credential",
     b"x-amz-security-token",
 )
+_IN_EVERY_NAME = (b"_token=", b"x-amz-")  # one of these, sought much faster than a pattern
 _BEGIN = re.compile(rb"[?&](?:" + b"|".join(re.escape(name) for name in NAMES) + rb")=", re.IGNORECASE)
 # Ends of a value: ``?``, ``&``, control characters, and white space in UTF-8.
 _END = re.compile(rb"[?&\x00-\x20\x7f]|\xc2[\x80-\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
 _HALF_END = re.compile(rb"(?:\xc2|\xe1\x9a?|\xe2[\x80\x81]?|\xe3\x80?)\Z")
-_LONGEST = max(map(len, NAMES)) + 2
+_LONGEST = max(map(len, NAMES)) + 1
+_LONGEST_END = 3
 
 
 class ParameterMask:
@@ -39,19 +41,14 @@ class ParameterMask:
             return [Piece(data)]
         data, self._held = self._held + data, b""
         pieces: list[Piece] = []
-        while data:
-            if self._in_value:
-                data = self._skip_value(data)
-                continue
-            begin = _BEGIN.search(data)
-            if begin is None:
-                data = self._hold_back(data)
-                if data:
-                    pieces.append(Piece(data))
-                break
-            pieces += (Piece(data[: begin.end()]), MASK_PIECE)
-            data = data[begin.end() :]
-            self._in_value = True
+        position = self._end_of_value(data, 0) if self._in_value else 0
+        # ``?`` and ``&`` end a value, so no parameter begins inside of one.
+        for begin in _BEGIN.finditer(data, position) if _has_name(data) else ():
+            pieces += (Piece(data[position : begin.end()]), MASK_PIECE)
+            position = self._end_of_value(data, begin.end())
+        end = self._hold_back(data, position)
+        if position < end:
+            pieces.append(Piece(data[position:end]))
         return pieces
 
     def release(self) -> list[Piece]:
@@ -59,22 +56,28 @@ class ParameterMask:
         held, self._held = self._held, b""
         return [Piece(held)] if held and not self._in_value else []
 
-    def _skip_value(self, data: bytes) -> bytes:
-        end = _END.search(data)
+    def _end_of_value(self, data: bytes, position: int) -> int:
+        """Where the value that ``position`` stands in ends; a white space that has only begun is held back."""
+        end = _END.search(data, position)
+        self._in_value = end is None
         if end is not None:
-            self._in_value = False
-            return data[end.start() :]
-        half = _HALF_END.search(data)
+            return end.start()
+        half = _HALF_END.search(data, max(position, len(data) - _LONGEST_END))
         self._held = half.group() if half else b""
-        return b""
+        return len(data)
 
-    def _hold_back(self, data: bytes) -> bytes:
-        """Keep an end that may become a parameter; returns what stands before it."""
-        start = max(data.rfind(b"?"), data.rfind(b"&"))
+    def _hold_back(self, data: bytes, position: int) -> int:
+        """Keep an end that may become a parameter; returns where it begins."""
+        start = max(data.rfind(b"?", position), data.rfind(b"&", position))
         if start < 0 or len(data) - start > _LONGEST:
-            return data
+            return len(data)
         begun = data[start + 1 :].lower()
-        if any((name + b"=").startswith(begun) for name in NAMES):
-            self._held = data[start:]
-            return data[:start]
-        return data
+        if not any(name.startswith(begun) for name in NAMES):
+            return len(data)
+        self._held = data[start:]
+        return start
+
+
+def _has_name(data: bytes) -> bool:
+    lowered = data.lower()
+    return any(part in lowered for part in _IN_EVERY_NAME)

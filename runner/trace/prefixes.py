@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from runner.trace.pieces import MASK_PIECE, Piece
+from runner.trace.words import Words
 
 ALWAYS = ("glpat-",)
 DEFAULTS = (
@@ -31,24 +32,17 @@ class Prefixes:
     """The prefixes of a job. Those of the runner are always active; of all, the server may add the shortest 15."""
 
     def __init__(self, server: Iterable[str], *, defaults: bool) -> None:
-        own = {prefix.encode() for prefix in (*ALWAYS, *(DEFAULTS if defaults else ()))}
-        asked = {prefix.strip().encode() for prefix in server if prefix.strip()} | own
+        own = {prefix.encode(errors="surrogateescape") for prefix in (*ALWAYS, *(DEFAULTS if defaults else ()))}
+        asked = {prefix.strip().encode(errors="surrogateescape") for prefix in server if prefix.strip()} | own
         active = own | set(sorted(asked, key=lambda prefix: (len(prefix), prefix))[:MAX_SERVER_PREFIXES])
-        self.all = tuple(sorted(active, key=len, reverse=True))
-        self.pattern = re.compile(b"|".join(re.escape(prefix) for prefix in self.all))
-        self.longest = max(map(len, self.all))
-        self.marks = tuple({prefix[:2] for prefix in self.all})
-
-    def may_begin(self, data: bytes) -> bool:
-        """A quick look: False when no prefix, not even the start of one, can be in ``data``."""
-        return any(mark in data for mark in self.marks) or any(mark[:1] == data[-1:] for mark in self.marks)
+        self.words = Words(active)
 
 
 class PrefixMask:
     """The filter of one stream."""
 
     def __init__(self, prefixes: Prefixes) -> None:
-        self._prefixes = prefixes
+        self._words = prefixes.words
         self._held = b""
         self._behind_prefix = False
         self._in_token = False
@@ -60,24 +54,22 @@ class PrefixMask:
 
     def feed(self, data: bytes) -> list[Piece]:
         """See :class:`runner.trace.pieces.Filter`."""
-        idle = not self._held and not self._behind_prefix
-        if idle and not self._prefixes.may_begin(data):
-            return [Piece(data)]
-        data, self._held = self._held + data, b""
+        if self._held:
+            data, self._held = self._held + data, b""
         pieces: list[Piece] = []
-        while data:
-            if self._behind_prefix:
-                data = self._take_token(data, pieces)
-                continue
-            found = self._prefixes.pattern.search(data)
-            if found is None:
-                data = self._hold_back(data)
-                if data:
-                    pieces.append(Piece(data))
-                break
-            pieces.append(Piece(data[: found.end()]))
-            data = data[found.end() :]
-            self._behind_prefix = True
+        position = self._end_of_token(data, 0, pieces) if self._behind_prefix else 0
+        for start, end in self._prefixes_from(data):
+            if start < position:
+                continue  # in a token, or a shorter prefix at the same place
+            if self._words.pending(data, position) <= start:
+                break  # a prefix that begins earlier, or a longer one, may be coming
+            pieces.append(Piece(data[position:end]))
+            self._behind_prefix, self._in_token = True, False
+            position = self._end_of_token(data, end, pieces)
+        cut = self._words.pending(data, position)
+        self._held = data[cut:]
+        if position < cut:
+            pieces.append(Piece(data[position:cut]))
         return pieces
 
     def release(self) -> list[Piece]:
@@ -85,20 +77,17 @@ class PrefixMask:
         held, self._held = self._held, b""
         return [Piece(held)] if held else []
 
-    def _take_token(self, data: bytes, pieces: list[Piece]) -> bytes:
-        token = _TOKEN.match(data)
-        if token is None:
-            self._behind_prefix = self._in_token = False
-            return data
-        if not self._in_token:
-            self._in_token = True
-            pieces.append(MASK_PIECE)
-        return data[token.end() :]
+    def _prefixes_from(self, data: bytes) -> list[tuple[int, int]]:
+        """The leftmost first, of those that begin together the longest."""
+        return sorted(self._words.occurrences(data), key=lambda hit: (hit[0], -hit[1]))
 
-    def _hold_back(self, data: bytes) -> bytes:
-        for size in range(min(self._prefixes.longest - 1, len(data)), 0, -1):
-            end = data[-size:]
-            if any(prefix.startswith(end) for prefix in self._prefixes.all):
-                self._held = end
-                return data[:-size]
-        return data
+    def _end_of_token(self, data: bytes, position: int, pieces: list[Piece]) -> int:
+        """Put a mask in for the token that ``position`` stands at; returns where it ends, or ``position`` without one."""
+        token = _TOKEN.match(data, position)
+        if token is None:
+            self._behind_prefix = position == len(data)
+            return position
+        if not self._in_token:
+            pieces.append(MASK_PIECE)
+        self._behind_prefix = self._in_token = token.end() == len(data)
+        return token.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,8 @@ import msgspec
 _CHUNK_BYTES = 1024 * 1024
 
 
-def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-# Python replaces a broken sequence by one character, the reference each byte of it.
-codecs.register_error("pyrunner-each-byte", _replace_each_byte)
+# Bytes that are no UTF-8, as ``surrogateescape`` decodes them: one character for each.
+_BROKEN = re.compile("[\udc80-\udcff]")
 
 
 class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +72,10 @@ class Spool:
         return SpoolState(size=self.size, crc=self._crc, pending=self._pending, is_full=self.is_full)
 
     def restore(self, state: SpoolState) -> None:
-        """Cut the log back to where it stood."""
+        """Cut the log back to where it stood; to all there is where the host lost the end of the file."""
+        if os.fstat(self._fd).st_size < state.size:
+            self.reopen()
+            return
         os.ftruncate(self._fd, state.size)
         self.size, self._crc, self._pending, self.is_full = state.size, state.crc, state.pending, state.is_full
 
@@ -85,8 +83,7 @@ class Spool:
         """Go on behind what is in the file."""
         self.size, self._crc, self._pending = 0, 0, b""
         end = os.fstat(self._fd).st_size
-        while self.size < end:
-            chunk = os.pread(self._fd, _CHUNK_BYTES, self.size)
+        while self.size < end and (chunk := os.pread(self._fd, _CHUNK_BYTES, self.size)):
             self._crc = zlib.crc32(chunk, self._crc)
             self.size += len(chunk)
         self.is_full = self.size >= self._limit_bytes
@@ -104,13 +101,15 @@ class Spool:
         try:
             _, used = codecs.utf_8_decode(data, "strict", False)
         except UnicodeDecodeError:
-            text, used = codecs.utf_8_decode(data, "pyrunner-each-byte", False)
+            text, used = codecs.utf_8_decode(data, "surrogateescape", False)
             self._pending = data[used:]
-            return text.encode()
+            return _BROKEN.sub("\ufffd", text).encode()
         self._pending = data[used:]
         return data[:used] if self._pending else data
 
     def _append(self, data: bytes) -> None:
+        if not data:
+            return
         view = memoryview(data)
         position = self.size
         while view:

@@ -8,20 +8,6 @@ from __future__ import annotations
 import time
 
 ENTRY_BYTES = 8192
-_second: tuple[int, bytes] = (-1, b"")
-
-
-def stamp(time_ns: int) -> bytes:
-    """``2024-05-22T12:43:46.962646Z``, UTC."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return b"%s.%06dZ" % (_whole_second(seconds), rest // 1000)
-
-
-def _whole_second(seconds: int) -> bytes:
-    global _second
-    if _second[0] != seconds:
-        _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode())
-    return _second[1]
 
 
 class Timestamper:
@@ -29,12 +15,14 @@ class Timestamper:
 
     def __init__(self, stream: int, kind: str) -> None:
         self._mark = b" %02x%s" % (stream, kind.encode())
+        self._second = -1
+        self._second_text = b""
         self.pending = b""
         self.continues = False
 
     def feed(self, data: bytes, time_ns: int) -> bytes:
         """The entries that ``data`` completes; the rest waits for its end of line."""
-        header = stamp(time_ns) + self._mark
+        header = self._stamp(time_ns) + self._mark
         count = data.count(b"\n")
         out = rest = b""
         if not count:
@@ -66,3 +54,11 @@ class Timestamper:
 
     def _begin(self, header: bytes) -> bytes:
         return header + (b"+" if self.continues else b" ")
+
+    def _stamp(self, time_ns: int) -> bytes:
+        """``2024-05-22T12:43:46.962646Z``, UTC."""
+        second, rest_ns = divmod(time_ns, 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        return b"%s.%06dZ" % (self._second_text, rest_ns // 1000)

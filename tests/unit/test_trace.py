@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import subprocess
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from executors.base import Stream
@@ -140,3 +145,41 @@ def test_a_log_that_is_cut_back_and_written_again_is_the_same(tmp_path: Path) ->
     play(adopted)
     assert again.read(0, again.size) == first
     assert again.checksum == checksum
+
+
+@pytest.mark.parametrize("length", [65_530, 65_540, 65_560, 70_001])
+@pytest.mark.parametrize("cut", [1, 25, 55])
+def test_no_secret_shows_behind_many_overlapping_ones(length: int, cut: int, tmp_path: Path) -> None:
+    """Occurrences that overlap in a row are decided after a bounded time; what may still become a secret is not let go."""
+    settings = TraceSettings(masks=("aa", "a" * 50 + "SECRETTAIL"), timestamps=False)
+    data = b"a" * length + b"SECRETTAIL\n"
+    split_at = length - cut
+    assert b"SECRETTAIL" not in written(tmp_path / "log", settings, [data[:split_at], data[split_at:]])
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+@pytest.mark.parametrize("secret", ["it's-a-secret", "two words", "a$b`c", 'quo"ted', "tab\there", "ends-with-'", "üml'aut"])
+def test_what_a_tracing_shell_prints_of_a_secret_is_masked(shell: str, secret: str, tmp_path: Path) -> None:
+    code = 'set -x; : "$S"; V=$S; export V; export -p'
+    environment = {"S": secret, "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([shell, "-c", code], env=environment, capture_output=True)
+    shown = written(tmp_path / "log", TraceSettings(masks=(secret,), timestamps=False), [done.stderr, done.stdout])
+    assert b"[MASKED]" in shown
+    letters = max(re.findall(r"[A-Za-z-]{3,}", secret) or [secret], key=len)
+    assert letters.encode() not in shown
+
+
+def test_a_log_of_other_filters_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    state = JobLog(Spool(tmp_path / "log", 1 << 20), TraceSettings()).state()
+    assert state.is_current
+    assert not msgspec.structs.replace(state, version=state.version - 1).is_current
+
+
+def test_a_file_that_lost_its_end_is_not_filled_with_zeros(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "log", 1 << 20)
+    spool.write(b"0123456789")
+    state = spool.state()
+    os.truncate(tmp_path / "log", 4)
+    spool.restore(state)
+    assert spool.read(0, 100) == b"0123"
+    assert spool.checksum == f"crc32:{zlib.crc32(b'0123'):08x}"

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import socket
-import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from executors.base import (
     Workspace,
     WorkspaceError,
 )
+from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
 
 log = structlog.get_logger()
 
-FRAME = struct.Struct("<BQI")
 READ_BYTES = 1024 * 1024
 LOGIN_TIMEOUT_S = 30.0
 LOCK_POLL_S = 0.05

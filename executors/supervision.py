@@ -178,8 +178,8 @@ class WarmParent:
 class SupervisorLink:
     """A connection to the supervisor of one job.
 
-    ``moved`` is set by every event; whoever waits for output clears it before looking at the files. ``lost`` tells that
-    the supervisor is gone.
+    ``moved`` is set by every event, and when the supervisor is gone; whoever waits for output clears it before looking at
+    the files.
     """
 
     def __init__(self, record_dir: Path) -> None:
@@ -187,7 +187,6 @@ class SupervisorLink:
         self._lines: JsonLines | None = None
         self._calls = Calls()
         self.moved = asyncio.Event()
-        self.lost = False
 
     @property
     def connected(self) -> bool:
@@ -208,7 +207,6 @@ class SupervisorLink:
                     await asyncio.sleep(CONNECT_PAUSE_S)
                     continue
                 self._lines = JsonLines(sock, self._receive, self._died)
-                self.lost = False
                 return
         finally:
             os.close(dir_fd)
@@ -242,7 +240,6 @@ class SupervisorLink:
             self._calls.answer(message)
 
     def _died(self) -> None:
-        self.lost = True
         self._calls.fail(EnvironmentLost("the supervisor of the job died"))
         self.moved.set()
 

@@ -16,11 +16,11 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 
 from executors.file_operations import operate, write_all
+from executors.frames import FRAME
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-FRAME = struct.Struct("<BQI")
 READ_BYTES = 256 * 1024
 PIPE_BYTES = 1024 * 1024
 # How long the output of a script is waited for once its shell has ended, while something still holds the pipes.

@@ -89,14 +89,18 @@ def _first_config(file: ConfigFile) -> Config | None:
     return config
 
 
+def _own_argv(options: RunOptions) -> list[str]:
+    """The command line of this process, without the interpreter."""
+    return list(options.argv) or sys.argv
+
+
 def _execute_again(store: RecordStore, options: RunOptions) -> None:
     """Become the new code: same process id, the state directory never unlocked."""
     os.set_inheritable(store.lock_fd, True)
     os.environ[LOCK_VARIABLE] = str(store.lock_fd)
     log.info("Executing again")
     sys.stderr.flush()
-    argv = list(options.argv) or sys.argv
-    os.execv(sys.executable, [sys.executable, *argv])
+    os.execv(sys.executable, [sys.executable, *_own_argv(options)])
 
 
 class Daemon:
@@ -248,10 +252,13 @@ class Daemon:
         """Execute again in place, unless the code that would run is broken: then this daemon goes on."""
         if self._shutdown.state is not State.RUNNING:
             return
-        argv = list(self._options.argv) or sys.argv
         try:
             probe = subprocess.run(
-                [sys.executable, argv[0], "--version"], capture_output=True, text=True, timeout=PROBE_S, check=False
+                [sys.executable, _own_argv(self._options)[0], "--version"],
+                capture_output=True,
+                text=True,
+                timeout=PROBE_S,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             log.error("restart refused: the new code does not start", error=str(error))
@@ -377,7 +384,6 @@ class Daemon:
         known = self._scheduler.known_counters
         return Snapshot(
             concurrent=self._config.concurrent,
-            slots_used=self._scheduler.slots.used,
             state=self._shutdown.state,
             runners=self._config.runners,
             jobs=self._running_jobs(),

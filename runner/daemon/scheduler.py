@@ -229,8 +229,12 @@ class Scheduler:
                 counters.free(lease)
         finally:
             self.slots.give()
-        if counters.limit_met and lease.concurrent_id >= 0:
-            # The runner had more turns than its limit allowed; the place that its job leaves is used at once.
+        if lease.concurrent_id >= 0:
+            self._use_freed_place(runner, counters)
+
+    def _use_freed_place(self, runner: RunnerConfig, counters: TokenCounters) -> None:
+        """A runner that had more turns than its limit allowed uses the place that its job leaves at once."""
+        if counters.limit_met:
             counters.limit_met = False
             self._requeue(runner)
 
@@ -292,9 +296,7 @@ class Scheduler:
             counters.jobs -= 1
             counters.free(lease)
             self.slots.give()
-        if counters.limit_met:
-            counters.limit_met = False
-            self._requeue(runner)
+        self._use_freed_place(runner, counters)
 
     async def _drain_requests(self) -> None:
         if self._turns.requests:

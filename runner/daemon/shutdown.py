@@ -61,7 +61,6 @@ class Shutdown:
         self.state = State.STARTING
         self.signal = ""
         self.restart = False
-        self.detached = False
         self.drain_deadline: float | None = None
         self.aborting = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -129,7 +128,6 @@ class Shutdown:
 
     def detach(self) -> None:
         """Let go of all jobs: they go on, the next daemon adopts them."""
-        self.detached = True
         self.state = State.DRAINING
         self.stopping.set()
         log.info("Letting go of running jobs, the next daemon adopts them")

@@ -32,11 +32,6 @@ class Slots:
         """Slots that may be taken now."""
         return max(self._total - self._used, 0)
 
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits whose turn it is."""
-        return self._waiting > 0
-
     async def take(self) -> None:
         """Take a slot, waiting for a free one."""
         self._waiting += 1

@@ -11,16 +11,17 @@ import structlog
 from executors.base import Environment, ExecutorError, ExitStatus, PrepareError, Script, Stream
 from runner.job.outcome import (
     JobFailure,
-    Outcome,
+    Reason,
     canceled,
     failure_of,
     misconfigured,
     script_failed,
     script_timed_out,
     stage_timed_out,
+    tool_failed,
 )
 from runner.job.plan import JobPlan
-from runner.job.script import Commands, change_directory, frame, notice, prelude
+from runner.job.script import Commands, change_directory, frame, notice, prelude, quote
 from runner.job.scripts import ScriptRunner
 from runner.job.settings import parse_times
 from runner.job.sources import Sources
@@ -68,7 +69,8 @@ class JobPath:
         self._log = job_log
         self._steps = steps
         self._scripts = scripts
-        self._sources = Sources(environment, plan.sources())
+        self._sources_plan = plan.sources()
+        self._sources = Sources(environment, self._sources_plan)
         self._job_scope = job_scope
         self._script_scope = script_scope
         self._is_detached = is_detached
@@ -149,7 +151,7 @@ class JobPath:
         try:
             await self._limited("get sources", limit_s, self._attempt_sources)
         except JobFailure as failure:
-            if failure.outcome.message.startswith("get sources timeout"):
+            if failure.outcome.reason == Reason.TIMEOUT:
                 raise
             return failure
         return None
@@ -187,7 +189,7 @@ class JobPath:
 
     async def _hooks(self, step: Step, name: str, configured: str, *, first: bool) -> None:
         """Scripts of configuration and job around the git work, in one shell each side of it."""
-        if not self._sources_use_git():
+        if not self._sources_plan.uses_git:
             return
         elements = [element for hook in self._plan.payload.hooks if hook.name == name for element in hook.script]
         own = [configured] if configured else []
@@ -197,13 +199,13 @@ class JobPath:
         prefix = "pre_clone_script" if first else "post_clone_script"
         exported = f"{self._plan.directories.tmp}/.pyrunner-hook-env"
         body = self._prelude("running") + "export GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never\n"
-        body += "".join(f"export {key}={_quoted(value)}\n" for key, value in self._exported.items())
+        body += "".join(f"export {key}={quote(value)}\n" for key, value in self._exported.items())
         body += "" if first else change_directory(self._plan.directories.project)
         body += self._commands().render(elements, prefix)
         if first:
-            body += f"umask 077; env -0 >{_quoted(exported)}\n"
+            body += f"umask 077; env -0 >{quote(exported)}\n"
         hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True)
-        status = await self._run(hook, body, Stage.GET_SOURCES, self._job_scope_inner())
+        status = await self._run(hook, body, Stage.GET_SOURCES, StopScope())
         self._steps.end(hook)
         if status.exit_code != 0:
             raise script_failed(status)
@@ -228,9 +230,6 @@ class JobPath:
         stage = self._log.open_stage()
         await self._sources.clear(stage, step.at_ns)
         stage.close(time.time_ns())
-
-    def _sources_use_git(self) -> bool:
-        return self._plan.sources().uses_git
 
     # Scripts
 
@@ -319,8 +318,8 @@ class JobPath:
             await self._take(Stage.AFTER_SCRIPT, self._script_body(body, Stage.AFTER_SCRIPT, scope), script=True)
         except JobFailure as own:
             outcome = own.outcome
-            if outcome.message.startswith("script timeout"):
-                outcome = Outcome(reason="script_failure", message="exit status 1", exit_code=1)
+            if outcome.reason == Reason.TIMEOUT:
+                outcome = tool_failed(1).outcome
             if not self._plan.settings.after_script_ignore_errors:
                 return failure or JobFailure(outcome)
             text = f"after_script failed, but job will continue unaffected: {outcome.message}"
@@ -357,10 +356,6 @@ class JobPath:
         if status.leftovers:
             self._log.warning(f"The script left processes behind: {', '.join(status.leftovers)}", time_ns=now_ns)
         return status
-
-    def _job_scope_inner(self) -> StopScope:
-        """A scope for scripts that have no limit of their own."""
-        return StopScope()
 
     def _prelude(self, status: str) -> str:
         return prelude(self._plan.exports(status), self._plan.env_file, xtrace=self._plan.settings.debug_trace)
@@ -424,11 +419,11 @@ class JobPath:
         now_ns = self._steps.moment(f"end {step.name}")
         self._log.section_end(stage, time_ns=now_ns)
         timed_out = self._job_scope.reason is StopReason.TIMEOUT
-        if failure is not None and failure.outcome.message.startswith("script timeout"):
+        if failure is not None and failure.outcome.reason == Reason.TIMEOUT:
             timed_out = True
         if timed_out:
             self._log.warning(f"{stage} {CUT_OFF}", time_ns=now_ns)
-        if failure is not None and failure.outcome.message == "canceled":
+        if failure is not None and failure.outcome.reason == Reason.CANCELED:
             self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
         self._steps.end(step, failure.outcome if failure is not None else None)
 
@@ -463,13 +458,9 @@ def _status_of(failure: JobFailure | None) -> str:
     """``CI_JOB_STATUS`` behind the script."""
     if failure is None:
         return "success"
-    return {"job_canceled": "canceled", "job_execution_timeout": "timedout"}.get(failure.outcome.reason, "failed")
+    return {Reason.CANCELED.value: "canceled", Reason.TIMEOUT.value: "timedout"}.get(failure.outcome.reason, "failed")
 
 
 def _loop_time(since_ns: int, seconds: float) -> float:
     """The loop's time ``seconds`` after a moment of the wall clock."""
     return asyncio.get_running_loop().time() + since_ns / 1e9 + seconds - time.time()
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"

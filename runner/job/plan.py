@@ -145,7 +145,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         name=slug(payload.git_info.repo_url, payload.job_info.project_id),
         is_empty_strategy=settings.git_strategy is GitStrategy.EMPTY,
     )
-    variables = _assemble(record, payload, runner, kind, flags, directories, settings)
+    variables = _assemble(record, payload, runner, kind, flags, directories)
     misconfigured = None
     if settings.git_clone_path:
         allowed = runner.custom_build_dir_enabled
@@ -156,7 +156,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
                 allowed=kind.custom_build_dir if allowed is None else allowed,
                 working_dir=record.accepted.working_dir,
             )
-            variables = _assemble(record, payload, runner, kind, flags, directories, settings)
+            variables = _assemble(record, payload, runner, kind, flags, directories)
         except JobFailure as failure:
             misconfigured = failure
     expanded = variables.expanded()
@@ -187,7 +187,6 @@ def _assemble(
     kind: Kind,
     flags: Flags,
     directories: Directories,
-    settings: JobSettings,
 ) -> Variables:
     """All variables in the order of precedence, lowest first (``job-lifecycle.md`` 8.1)."""
     accepted = record.accepted

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from executors.base import Environment, ExitStatus, Script
 from runner.job.steps import Step, Steps
-from runner.scope import Stopped, StopReason, StopScope, finish
+from runner.scope import Stopped, StopScope, finish
 from runner.trace.log import JobLog, StageLog
 
 # What a stopped script may still take beyond its grace: the kill itself and the rest of its output.
@@ -88,8 +88,3 @@ class _Following:
 
     def close(self, time_ns: int) -> None:
         self._stage.close(time_ns)
-
-
-def first_reason(scopes: tuple[StopScope, ...]) -> StopReason | None:
-    """Why work in nested scopes was stopped, the innermost first."""
-    return next((scope.reason for scope in scopes if scope.reason is not None), None)

@@ -21,12 +21,11 @@ RESTART_NOTICE = "The runner was restarted, this stage is run again from its beg
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A step that is being taken. ``at_ns`` is when it began, also for whoever takes it again; ``run`` is the name of
-    its script, if it has one; ``again`` tells that an earlier process began it."""
+    its script, if it has one."""
 
     name: str
     at_ns: int
     run: str = ""
-    again: bool = False
 
 
 class Steps:
@@ -81,11 +80,11 @@ class Steps:
         if replayable or self._record.highest_sent <= fact.log.size:
             self._log.restore(fact.log)
             at_ns = fact.at_ns if replayable else self._clock_ns()
-            return Step(name=fact.step, at_ns=at_ns, run=fact.run, again=True)
+            return Step(name=fact.step, at_ns=at_ns, run=fact.run)
         self._log.reopen()
         at_ns = self._clock_ns()
         self._log.warning(RESTART_NOTICE, time_ns=at_ns)
-        return Step(name=fact.step, at_ns=at_ns, run=fact.run, again=True)
+        return Step(name=fact.step, at_ns=at_ns, run=fact.run)
 
     def end(self, step: Step, failure: Outcome | None = None) -> None:
         """The step is over and its last byte of log is written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,7 +37,6 @@ class Snapshot:
     """What is read at the moment of a scrape. ``requests`` maps tokens to (in flight, exceeded, adaptive limit)."""
 
     concurrent: int
-    slots_used: int
     state: str
     runners: tuple[RunnerConfig, ...]
     jobs: tuple[RunningJob, ...]
@@ -190,7 +188,6 @@ class _State:
     def __init__(self, system_id: str, snapshot: Callable[[], Snapshot]) -> None:
         self._system_id = system_id
         self._snapshot = snapshot
-        self._started = time.time()
 
     def collect(self) -> Iterator[Metric]:
         """Called at every scrape."""

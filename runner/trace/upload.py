@@ -70,7 +70,7 @@ class TraceUploader:
     """One job's way to the coordinator. ``run`` ticks while the job runs; ``report`` ends it.
 
     ``on_cancel`` and ``on_abort`` are called from within ``run``, at most once each. ``on_send`` is called with the end
-    offset of every patch before it is sent. ``acknowledged`` is how much the server is believed to hold.
+    offset of every patch before it is sent.
     """
 
     def __init__(
@@ -98,11 +98,6 @@ class TraceUploader:
         self._canceling_seen = False
         self._ended = asyncio.Event()
         self._urgent = asyncio.Event()
-
-    @property
-    def acknowledged(self) -> int:
-        """The offset at which the next patch begins."""
-        return self._offset
 
     def take_interval(self, answer: Answer) -> None:
         """Honour the update interval of an answer."""
@@ -142,10 +137,11 @@ class TraceUploader:
         """Tell the server that the job runs, and hear what it has to say; False when it has ended the job."""
         update = JobUpdate(state=JobState.RUNNING, checksum=self._spool.checksum, bytesize=self._spool.size)
         answer = await self._coordinator.update(update)
+        self.take_interval(answer)
         # Only 200 counts as sent (``runner-api.md`` 7.2), but the next try waits for a tick all the same.
         pause_s = self._quiet_s() if answer.verdict is Verdict.OK else self._interval_s
         self._last_sent = asyncio.get_running_loop().time() - self._quiet_s() + pause_s
-        return self._react(answer, gone_aborts=True)
+        return self._react(answer)
 
     def _quiet_s(self) -> float:
         """How long a job may send nothing before it says that it runs."""
@@ -158,7 +154,7 @@ class TraceUploader:
     async def _send_chunk(self) -> bool:
         """Send what fits into one patch; False when the server has ended the job."""
         answer = await self._patch()
-        return answer is None or self._react(answer, gone_aborts=True)
+        return answer is None or self._react(answer)
 
     async def _patch(self) -> Answer | None:
         """Send the next chunk, if there is one, and move the offset as the answer says."""
@@ -188,9 +184,8 @@ class TraceUploader:
     def _mark_sent(self) -> None:
         self._last_sent = asyncio.get_running_loop().time()
 
-    def _react(self, answer: Answer, *, gone_aborts: bool) -> bool:
-        self.take_interval(answer)
-        if answer.verdict is Verdict.ABORT or (gone_aborts and answer.verdict is Verdict.GONE):
+    def _react(self, answer: Answer) -> bool:
+        if answer.verdict in (Verdict.ABORT, Verdict.GONE):
             self._on_abort()
             return False
         if answer.canceling and not self._canceling_seen:

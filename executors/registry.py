@@ -12,11 +12,11 @@ from executors.base import Executor
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
     """Facts of this daemon that executors need. ``pass_env`` are globs of environment variables that jobs inherit;
-    ``state_dir`` is the daemon's; ``hidden_env`` names variables that never reach a job."""
+    ``state_dir`` is the daemon's; ``hidden_env`` names, when asked, the variables that never reach a job."""
 
     state_dir: str
     pass_env: tuple[str, ...] = ()
-    hidden_env: frozenset[str] = frozenset()
+    hidden_env: Callable[[], frozenset[str]] = frozenset
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

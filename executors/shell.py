@@ -60,7 +60,7 @@ class ShellExecutor:
     def base_environment(self, user: Account) -> dict[str, str]:
         """The environment of a job's shell before its profile runs."""
         return job_environment(
-            user, self._host.environment or os.environ, pass_env=self._host.pass_env, hidden=self._host.hidden_env
+            user, self._host.environment or os.environ, pass_env=self._host.pass_env, hidden=self._host.hidden_env()
         )
 
     async def close(self) -> None:

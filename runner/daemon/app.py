@@ -38,6 +38,8 @@ ALIVE_S = 10.0
 KILL_SHARE = 0.4
 EXTEND_PERIOD_S = 20.0
 PROBE_S = 5.0
+# A restart lets git and the like end, so that they need not begin again.
+TOOL_PATIENCE_S = 60.0
 
 
 def run(options: RunOptions) -> int:
@@ -154,6 +156,9 @@ class Daemon:
                 await self._work()
                 for loop in loops:
                     loop.cancel()
+            if self.restarts:
+                # A signal that comes now waits for the handlers of the new image.
+                signal.pthread_sigmask(signal.SIG_BLOCK, self._signals())
         await self._jobs.close()
         await self._connections.close()
         if server is not None:
@@ -194,7 +199,7 @@ class Daemon:
             shutdown_timeout_s=lambda: self._config.shutdown_timeout_s,
             on_drain=self._on_drain,
             on_abort=self._on_abort,
-            on_detach=self._jobs.detach,
+            on_detach=lambda: self._jobs.detach(patience_s=TOOL_PATIENCE_S if self._shutdown.restart else 0.0),
             force_exit=self._force_exit,
         )
 
@@ -218,9 +223,7 @@ class Daemon:
         """Run jobs until there is nothing left to wait for."""
         adopted = []
         for adoption in self._jobs.adoptable():
-            self._scheduler.counters(adoption.lease.token).replace(
-                adoption.lease, adoption.project_id, adoption.lease.concurrent_id, adoption.lease.project_slot
-            )
+            self._scheduler.counters(adoption.lease.token).take_back(adoption.lease, adoption.project_id)
             adopted.append((adoption.runner, adoption.lease, adoption.work()))
         work = asyncio.ensure_future(self._scheduler.run(adopted))
         forced = asyncio.ensure_future(self._forced.wait())

@@ -51,10 +51,13 @@ class TokenCounters:
         slots = self._project_slots.setdefault(project_id, set())
         self._occupy(lease, project_id, _lowest_free(self._ids), _lowest_free(slots))
 
-    def replace(self, lease: Lease, project_id: int, concurrent_id: int, project_slot: int) -> None:
-        """Give an adopted job the ids that it had."""
+    def take_back(self, lease: Lease, project_id: int) -> None:
+        """Give an adopted job the ids that it had, or the lowest free ones where it never got any."""
+        if lease.concurrent_id < 0:
+            self.place(lease, project_id)
+            return
         self._project_slots.setdefault(project_id, set())
-        self._occupy(lease, project_id, concurrent_id, project_slot)
+        self._occupy(lease, project_id, lease.concurrent_id, lease.project_slot)
 
     def free(self, lease: Lease) -> None:
         """Take the ids of a job back; one that never had any is fine."""

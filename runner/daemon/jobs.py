@@ -14,16 +14,15 @@ import msgspec
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from executors.base import Executor, ExecutorError
+from executors.base import Executor, JobSpec
 from executors.registry import KINDS, HostSettings
 from runner.config.model import Config, RunnerConfig, runner_from_json, runner_to_json
-from runner.coordinator.client import Coordinator
 from runner.coordinator.payload import JobPayload, decode, salvage
-from runner.coordinator.port import JobState, JobUpdate
 from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease
+from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
-from runner.errors import PayloadInvalid, RecordInvalid, RunnerError
+from runner.errors import PayloadInvalid, RunnerError
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
 from runner.job.record import (
@@ -40,6 +39,7 @@ from runner.trace.upload import ReportResult
 log = structlog.get_logger()
 
 RETRY_REPORT_S = 3600.0
+ADOPTION_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +88,12 @@ class Jobs:
         self._events = events
         self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
+        self._opening = asyncio.Lock()
         self._signal = ""
         self._grace_s = 0.0
         self._detaching = False
         self.running: dict[str, JobRun] = {}
-        self.unreported: dict[str, JobRun] = {}
+        self.unreported: dict[str, Callable[[], Awaitable[None]]] = {}
 
     async def open(self) -> None:
         """Open the executors that the configuration names, so that the first job does not wait."""
@@ -106,44 +107,55 @@ class Jobs:
             await executor.close()
 
     async def _executor(self, name: str) -> Executor:
-        if name not in self._executors:
-            config = self._config()
-            hidden = frozenset(name for runner in config.runners for name in runner.token_reference)
-            host = HostSettings(state_dir=str(config.pyrunner.state_dir), pass_env=config.pyrunner.pass_env, hidden_env=hidden)
-            executor = KINDS[name].load(host)
-            await executor.open()
-            self._executors[name] = executor
+        async with self._opening:
+            if name not in self._executors:
+                settings = self._config().pyrunner
+                host = HostSettings(
+                    state_dir=str(settings.state_dir), pass_env=settings.pass_env, hidden_env=self._secret_variables
+                )
+                executor = KINDS[name].load(host)
+                await executor.open()
+                self._executors[name] = executor
         return self._executors[name]
+
+    def _secret_variables(self) -> frozenset[str]:
+        """Variables of this process that hold tokens: no job sees them."""
+        return frozenset(name for runner in self._config().runners for name in runner.token_reference)
 
     # Jobs that come from the coordinator
 
     async def run_offer(self, offer: Offer) -> None:
-        """Run a job that was just received. Never raises."""
-        try:
-            await self._run_offer(offer)
-        except (RunnerError, ExecutorError, OSError) as error:
-            log.error("job could not be accepted", error=str(error), runner=offer.runner.short_token)
-
-    async def _run_offer(self, offer: Offer) -> None:
+        """Run a job that was just received, or report that it cannot be run."""
         raw = offer.result.raw
-        incoming = self._store.receive(raw, runner_to_json(offer.runner))
-        coordinator = self._connections.of(offer.runner)
+        try:
+            incoming = self._store.receive(raw, runner_to_json(offer.runner))
+        except OSError as error:
+            await self._refuse(None, offer.runner, raw, f"the job cannot be recorded: {error.strerror}")
+            return
         try:
             payload = decode(raw)
+            offer.place(payload.job_info.project_id)
+            record = self._accept(incoming, offer, payload)
         except PayloadInvalid as error:
-            await self._refuse(coordinator, raw, error)
-            self._store.discard(incoming)
+            await self._refuse(incoming, offer.runner, raw, str(error))
             return
-        offer.place(payload.job_info.project_id)
-        tls = offer.result.tls
-        accepted = self._accepted(
-            offer.runner, payload, offer.lease, offer.result.correlation_id, (tls.ca_chain, tls.cert, tls.key)
-        )
-        record = self._store.accept(incoming, offer.runner.short_token, accepted, raw)
+        except OSError as error:
+            await self._refuse(incoming, offer.runner, raw, f"the job cannot be recorded: {error.strerror}")
+            return
         self._log_received(offer, payload)
-        await self._run(record, payload, offer.runner, coordinator, offer.accepted)
+        try:
+            await self._run(record, payload, offer.runner, offer.accepted)
+        except Exception as error:
+            log.exception("job could not be run", job=payload.id, error=str(error))
+            record.close()
+            await self.adopt(record.directory)
 
-    def _accepted(
+    def _accept(self, incoming: Path, offer: Offer, payload: JobPayload) -> JobRecord:
+        tls = offer.result.tls
+        facts = self.accepted(offer.runner, payload, offer.lease, offer.result.correlation_id, (tls.ca_chain, tls.cert, tls.key))
+        return self._store.accept(incoming, offer.runner.short_token, facts, offer.result.raw)
+
+    def accepted(
         self,
         runner: RunnerConfig,
         payload: JobPayload,
@@ -151,6 +163,7 @@ class Jobs:
         correlation_id: str,
         tls: tuple[str, str, str] = ("", "", ""),
     ) -> Accepted:
+        """What a record keeps of the moment of acceptance. ``tls``: chain, certificate and key for the job's own use."""
         return Accepted(
             job_id=payload.id,
             runner=msgspec.Raw(runner_to_json(runner)),
@@ -167,13 +180,22 @@ class Jobs:
             client_key=tls[2],
         )
 
-    async def _refuse(self, coordinator: Coordinator, raw: bytes, error: PayloadInvalid) -> None:
-        """A job that cannot be read is reported failed, where at least its id and token can."""
+    async def _refuse(self, directory: Path | None, runner: RunnerConfig, raw: bytes, text: str) -> None:
+        """Report a job failed that cannot be run, again each hour until the coordinator has heard it. ``directory`` is
+        what is on disk of it, to be kept until then."""
         found = salvage(raw)
-        log.error("Checking for jobs... failed", status=str(error), job=found[0] if found else None)
-        if found is not None:
-            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM)
-            await coordinator.job(*found).update(update)
+        log.error("Checking for jobs... failed", status=text, job=found[0] if found else None, runner=runner.short_token)
+        if found is not None and not await refuse(self._connections.of(runner).job(*found), text):
+            key = directory.name if directory is not None else f"{runner.short_token}-{found[0]}"
+            self.unreported[key] = lambda: self._refuse(directory, runner, raw, text)
+        elif directory is not None:
+            await self._take_down(directory, runner)
+            self._store.set_aside(directory)
+
+    async def _take_down(self, directory: Path, runner: RunnerConfig) -> None:
+        """End whatever still runs of a job that nobody follows any more."""
+        executor = await self._executor(runner.executor)
+        await executor.environment(JobSpec(job_id=0, record_dir=directory, project_dir="/", tmp_dir="/")).cleanup()
 
     def _log_received(self, offer: Offer, payload: JobPayload) -> None:
         remote = remote_of(payload.git_info.repo_url, token="", clone_url="", project_path="")
@@ -186,64 +208,23 @@ class Jobs:
             correlation_id=offer.result.correlation_id,
         )
 
-    # Jobs of an earlier daemon
+    # Jobs of an earlier daemon, and of this one once they broke
 
     def adoptable(self) -> list[Adoption]:
-        """Every job on disk. A record that cannot be read, or that broke its adoption before, is set aside."""
-        found = [adoption for directory in self._store.directories() if (adoption := self._adoption(directory))]
-        for directory in self._store.unfinished():
-            adoption = self._unfinished(directory)
-            if adoption is not None:
-                found.append(adoption)
-        return found
+        """Every job on disk, in the order in which their slots are taken: those that had none come last."""
+        found = [self._adoption(directory) for directory in self._store.directories()]
+        found += [self._unfinished(directory) for directory in self._store.unfinished()]
+        return [adoption for adoption in found if adoption is not None]
 
     def _adoption(self, directory: Path) -> Adoption | None:
         try:
             record = self._store.load(directory)
-        except RecordInvalid as error:
-            aside = self._store.set_aside(directory)
-            log.error("job record cannot be read, it is set aside", error=str(error), path=str(aside))
-            return None
-        runner = runner_from_json(record.accepted.runner)
-        tries = record.adoptions_without_progress()
-        lease = Lease(
-            token=runner.token,
-            concurrent_id=record.accepted.concurrent_id,
-            project_slot=record.accepted.project_slot,
-        )
-        try:
-            payload = record.payload
-        except PayloadInvalid as error:
-            log.error("job record cannot be used, it is set aside", error=str(error))
+            payload, runner, accepted = record.payload, runner_from_json(record.accepted.runner), record.accepted
             record.close()
-            self._store.set_aside(directory)
-            return None
-        if tries >= MAX_ADOPTIONS_WITHOUT_PROGRESS:
-            work = self._set_aside_work(record, payload, runner)
-        else:
-            work = self._adopted_work(record, payload, runner)
-        return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=work)
-
-    def _adopted_work(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Callable[[], Awaitable[None]]:
-        async def work() -> None:
-            record.journal.append(Adopted(at_ns=time.time_ns(), pid=os.getpid()))
-            log.info("job adopted", job=payload.id, runner=runner.short_token, record=record.directory.name)
-            try:
-                await self._run(record, payload, runner, self._connections.of(runner), lambda: None)
-            except (RunnerError, ExecutorError, OSError, KeyError) as error:
-                log.error("adopted job could not be run on", job=payload.id, error=str(error))
-
-        return work
-
-    def _set_aside_work(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Callable[[], Awaitable[None]]:
-        async def work() -> None:
-            record.close()
-            aside = self._store.set_aside(record.directory)
-            log.error("adoption of the job failed repeatedly, it is set aside", job=payload.id, path=str(aside))
-            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM)
-            await self._connections.of(runner).job(payload.id, payload.token).update(update)
-
-        return work
+        except (RunnerError, msgspec.DecodeError) as error:
+            return self._unusable(directory, str(error))
+        lease = Lease(token=runner.token, concurrent_id=accepted.concurrent_id, project_slot=accepted.project_slot)
+        return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=lambda: self.adopt(directory))
 
     def _unfinished(self, directory: Path) -> Adoption | None:
         """A body that was received and no more: the job has not begun, and begins now."""
@@ -251,17 +232,53 @@ class Jobs:
             raw = (directory / "payload.json").read_bytes()
             runner = runner_from_json((directory / "runner.json").read_bytes())
             payload = decode(raw)
-        except (OSError, PayloadInvalid, msgspec.DecodeError) as error:
-            log.error("received job cannot be used", error=str(error))
-            self._store.discard(directory)
-            return None
-        lease = Lease(token=runner.token, concurrent_id=0, project_slot=0)
+        except (OSError, RunnerError, msgspec.DecodeError) as error:
+            return self._unusable(directory, str(error))
+        lease = Lease(token=runner.token)
 
         async def work() -> None:
-            record = self._store.accept(directory, runner.short_token, self._accepted(runner, payload, lease, ""), raw)
-            await self._adopted_work(record, payload, runner)()
+            record = self._store.accept(directory, runner.short_token, self.accepted(runner, payload, lease, ""), raw)
+            record.close()
+            await self.adopt(record.directory)
 
         return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=work)
+
+    def _unusable(self, directory: Path, text: str) -> Adoption | None:
+        """What cannot be read is reported failed, where its body and its runner still can, and set aside."""
+        log.error("job record cannot be used, it is set aside", error=text, record=directory.name)
+        try:
+            raw = (directory / "payload.json").read_bytes()
+            runner = _runner_of(directory)
+        except (OSError, msgspec.DecodeError):
+            self._store.set_aside(directory)
+            return None
+        return Adoption(
+            runner=runner,
+            lease=Lease(token=runner.token),
+            project_id=0,
+            work=lambda: self._refuse(directory, runner, raw, f"the record of the job cannot be used: {text}"),
+        )
+
+    async def adopt(self, directory: Path) -> None:
+        """Run a job on from its record. One whose adoption breaks again and again is reported failed and set aside."""
+        while True:
+            record = self._store.load(directory)
+            payload, runner = record.payload, runner_from_json(record.accepted.runner)
+            if record.adoptions_without_progress() >= MAX_ADOPTIONS_WITHOUT_PROGRESS:
+                record.close()
+                text = "the runner cannot go on with this job: see its own log"
+                await self._refuse(directory, runner, record.raw_payload, text)
+                return
+            record.journal.append(Adopted(at_ns=time.time_ns(), pid=os.getpid()))
+            log.info("job adopted", job=payload.id, runner=runner.short_token, record=directory.name)
+            try:
+                await self._run(record, payload, runner, lambda: None)
+            except Exception as error:
+                log.exception("adopted job could not be run on", job=payload.id, error=str(error))
+                record.close()
+                await asyncio.sleep(ADOPTION_PAUSE_S)
+            else:
+                return
 
     # All jobs
 
@@ -270,10 +287,10 @@ class Jobs:
         record: JobRecord,
         payload: JobPayload,
         runner: RunnerConfig,
-        coordinator: Coordinator,
         on_accepted: Callable[[], None],
     ) -> None:
         executor = await self._executor(runner.executor)
+        coordinator = self._connections.of(runner)
         run = JobRun(
             record=record,
             payload=payload,
@@ -305,7 +322,7 @@ class Jobs:
                     run.interrupt(self._signal, grace_s=self._grace_s)
                 result = await run.run()
                 if result is ReportResult.UNREPORTED:
-                    self.unreported[name] = run
+                    self.unreported[name] = lambda: self.adopt(record.directory)
                 if result is not None:
                     log.info("Removed job from processing list")
         finally:
@@ -328,17 +345,32 @@ class Jobs:
         for run in list(self.running.values()):
             run.interrupt(signal_name, grace_s=grace_s)
 
-    def detach(self) -> None:
-        """Let go of every job."""
+    def detach(self, *, patience_s: float = 0.0) -> None:
+        """Let go of every job; of one that is in a stage of the runner's own within ``patience_s``."""
         self._detaching = True
         for run in list(self.running.values()):
-            run.detach()
+            run.detach(patience_s=patience_s)
 
     async def report_later(self) -> None:
         """Try again, once an hour, to report what could not be reported."""
         while True:
             await asyncio.sleep(RETRY_REPORT_S)
-            for name, run in list(self.unreported.items()):
-                del self.unreported[name]
-                record = self._store.load(run.record.directory)
-                await self._adopted_work(record, run.payload, run.plan.runner)()
+            due, self.unreported = self.unreported, {}
+            async with asyncio.TaskGroup() as group:
+                for name, work in due.items():
+                    group.create_task(self._report_again(name, work), name=f"report-{name}")
+
+    async def _report_again(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            log.exception("job could not be reported", record=name, error=str(error))
+            self.unreported[name] = work
+
+
+def _runner_of(directory: Path) -> RunnerConfig:
+    """The runner entry that got a job, from whatever is left of its record."""
+    try:
+        return runner_from_json((directory / "runner.json").read_bytes())
+    except FileNotFoundError:
+        return runner_from_json(msgspec.json.decode((directory / "accepted.json").read_bytes(), type=Accepted).runner)

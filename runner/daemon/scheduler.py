@@ -142,7 +142,7 @@ class Scheduler:
 
     def cancel_requests(self) -> None:
         """Give up requests in flight: only when the process must end now."""
-        for task in self._turns.requests:
+        for task in list(self._turns.requests):
             task.cancel()
 
     async def run(self, adopted: Sequence[tuple[RunnerConfig, Lease, Awaitable[None]]] = ()) -> None:
@@ -163,6 +163,8 @@ class Scheduler:
             for runner in config.runners:
                 if self.draining:
                     return
+                if self._config is not config:
+                    break  # loaded anew while this one waited for its turn: it may be gone, or changed
                 await self._offer(runner)
                 await self._sleep(interval_s)
             if not config.runners:
@@ -292,6 +294,8 @@ class Scheduler:
         counters = self.counters(lease.token)
         try:
             await work
+        except Exception as error:
+            log.exception("adoption of a job failed", error=str(error), runner=runner.short_token)
         finally:
             counters.jobs -= 1
             counters.free(lease)

@@ -143,11 +143,13 @@ class Shutdown:
 
 @contextmanager
 def captured_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Route signals to the running loop, and put the former handlers back afterwards."""
+    """Route signals to the running loop, and put the former handlers back afterwards. Signals that a former image of this
+    process held back are delivered now."""
     loop = asyncio.get_running_loop()
     former = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from executors.base import Environment, ExecutorError, ExitStatus, PrepareError, Script, Stream
+from executors.base import Environment, EnvironmentLost, ExecutorError, ExitStatus, PrepareError, Script, Stream
 from runner.job.outcome import (
     JobFailure,
     Reason,
@@ -48,7 +48,8 @@ Body = Callable[[Step], Awaitable[None]]
 class JobPath:
     """Walks the stages. ``run`` returns when the job succeeded and raises :class:`JobFailure` when it did not.
 
-    ``stage`` is where the job is; ``in_script`` tells whether a graceful cancel ends the script only.
+    ``stage`` is where the job is; ``in_script`` tells whether a graceful cancel ends the script only. ``in_tools`` tells
+    that a stage is under way which another process would have to take again; ``on_tools_end`` is called at its end.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class JobPath:
         self._tidy = False
         self._was_cut = False
         self.stage = ""
+        self.in_tools = False
+        self.on_tools_end: Callable[[], None] | None = None
         self.in_script = False
         self.script_over = False
 
@@ -100,10 +103,17 @@ class JobPath:
             return
         self._tidy = True
         try:
-            await self._environment.files.remove(self._secret_files())
-            await self._sources.forget()
+            try:
+                await self._remove_secrets()
+            except EnvironmentLost:
+                await self._environment.prepare()
+                await self._remove_secrets()
         except (ExecutorError, OSError) as error:
             log.warning("files of the job could not be removed", error=str(error))
+
+    async def _remove_secrets(self) -> None:
+        await self._environment.files.remove(self._secret_files())
+        await self._sources.forget()
 
     # Preparation
 
@@ -204,7 +214,7 @@ class JobPath:
         body += self._commands().render(elements, prefix)
         if first:
             body += f"umask 077; env -0 >{quote(exported)}\n"
-        hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True)
+        hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True, within=step.name)
         status = await self._run(hook, body, Stage.GET_SOURCES, StopScope())
         self._steps.end(hook)
         if status.exit_code != 0:
@@ -350,7 +360,7 @@ class JobPath:
             raise failure_of(error) from error
         now_ns = self._steps.moment(f"end {step.name}")
         if status.truncated and not self._log.is_full:
-            self._log.warning("The script wrote more than this runner keeps, the rest was dropped", time_ns=now_ns)
+            self._log.warning("The runner could not keep all output of the script, the rest was dropped", time_ns=now_ns)
         if status.held:
             self._log.warning("Processes of the script still hold its output, they are not waited for", time_ns=now_ns)
         if status.leftovers:
@@ -396,6 +406,7 @@ class JobPath:
                 raise JobFailure(ended.failure)
             return
         step = self._steps.begin(name, replayable=script, script=script)
+        self.in_tools = not script
         self._log.section_start(stage, time_ns=step.at_ns)
         self._log.header(headline(stage, self._plan.kind.name), time_ns=step.at_ns)
         try:
@@ -426,6 +437,9 @@ class JobPath:
         if failure is not None and failure.outcome.reason == Reason.CANCELED:
             self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
         self._steps.end(step, failure.outcome if failure is not None else None)
+        self.in_tools = False
+        if self.on_tools_end is not None:
+            self.on_tools_end()
 
     def _say(self, name: str, write: Callable[[int], None]) -> None:
         """Lines between stages, written once."""

@@ -7,11 +7,12 @@ coordinator must see it) and ``run-<n>/`` of the executor. "Written" means ``wri
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,9 @@ log = structlog.get_logger()
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Adoption that breaks this often sets a record aside: one bad record must not stop the daemon.
 SETTLED = "adoption settled"
+REMOVED = ".removed-"
 MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
+MAX_SET_ASIDE = 50
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +64,15 @@ class Acknowledged(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", 
 class StepStarted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="step_started"):
     """A step of the job's path begins; ``log`` is the state of the log before its first byte.
 
-    ``run`` names the script of the step, where it has one: it is due from now on.
+    ``run`` names the script of the step, where it has one: it is due from now on. ``within`` is the step that this one is
+    a part of, and that is taken again as a whole.
     """
 
     step: str
     at_ns: int
     log: LogState
     run: str = ""
+    within: str = ""
 
 
 class StepEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="step_ended"):
@@ -123,30 +128,64 @@ _decoder: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)
 
 
 class Journal:
-    """The facts of a job in their order. A torn last line (the process died while writing it) is cut off."""
+    """The facts of a job in their order. A torn last line (the process died while writing it) is cut off.
+
+    Of :class:`PatchSent` only the furthest is kept in memory, as ``highest_sent``: a long job sends thousands.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.facts: list[Fact] = list(self._load())
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._end = 0
+        self._is_broken = False
+        self.facts: list[Fact] = []
+        self.on_broken: Callable[[str], None] | None = None
+        self.highest_sent = 0
+        try:
+            for fact in self._load():
+                self._keep(fact)
+        except BaseException:
+            self.close()
+            raise
 
     def _load(self) -> Iterator[Fact]:
-        size = os.fstat(self._fd).st_size
-        if not size:
-            return
-        content = os.pread(self._fd, size, 0)
-        whole, newline, torn = content.rpartition(b"\n")
-        if torn:
-            os.ftruncate(self._fd, len(whole) + len(newline))
+        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        whole, newline, _ = content.rpartition(b"\n")
+        self._end = len(whole) + len(newline)
+        os.ftruncate(self._fd, self._end)
         for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
             try:
                 yield _decoder.decode(line)
             except msgspec.DecodeError as error:
                 raise RecordInvalid(f"journal line {number}: {error}") from error
 
+    def _keep(self, fact: Fact) -> None:
+        if isinstance(fact, PatchSent):
+            self.highest_sent = max(self.highest_sent, fact.end)
+        else:
+            self.facts.append(fact)
+
     def append(self, fact: Fact) -> None:
-        """Write a fact down; it holds from here on, whatever happens to this process."""
-        self.facts.append(fact)
-        os.write(self._fd, _encoder.encode(fact) + b"\n")
+        """Write a fact down; it holds from here on, whatever happens to this process.
+
+        Where the disk does not take it, ``on_broken`` hears of that once. The job goes on with facts in memory: it is worth
+        more than its chance to be adopted.
+        """
+        self._keep(fact)
+        line = _encoder.encode(fact) + b"\n"
+        try:
+            written = os.pwrite(self._fd, line, self._end)
+            if written < len(line):
+                os.pwrite(self._fd, line[written:], self._end + written)
+        except OSError as error:
+            os.ftruncate(self._fd, self._end)
+            self._break(f"the record of the job cannot be written: {error.strerror}")
+        else:
+            self._end += len(line)
+
+    def _break(self, text: str) -> None:
+        if not self._is_broken and self.on_broken is not None:
+            self._is_broken = True
+            self.on_broken(text)
 
     def close(self) -> None:
         """Close the file; the facts stay readable."""
@@ -183,7 +222,7 @@ class JobRecord:
     @property
     def highest_sent(self) -> int:
         """No byte of the log before this offset may change."""
-        return max((fact.end for fact in self.journal.facts if isinstance(fact, PatchSent)), default=0)
+        return self.journal.highest_sent
 
     @property
     def same_boot(self) -> bool:
@@ -204,9 +243,10 @@ class JobRecord:
         self.journal.close()
 
     def remove(self) -> None:
-        """The coordinator has taken the end: forget the job."""
+        """The coordinator has taken the end: forget the job. Never half of it: a record without its journal would be
+        taken for a job that has not begun."""
         self.journal.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        _remove(self.directory)
 
 
 class RecordStore:
@@ -243,6 +283,7 @@ class RecordStore:
         except OSError as error:
             raise RunnerError(f"cannot use the state directory {self._state_dir}: {error.strerror}") from error
         self._write_lock_owner()
+        self._sweep()
 
     def _write_lock_owner(self) -> None:
         os.ftruncate(self._lock_fd, 0)
@@ -258,8 +299,12 @@ class RecordStore:
         """Put the body of a 201 on disk, with the runner entry that got it, before anything looks into it."""
         directory = self._jobs / f".incoming-{secrets.token_hex(8)}"
         directory.mkdir(mode=0o700)
-        write_private(directory / "payload.json", raw)
-        write_private(directory / "runner.json", runner)
+        try:
+            write_private(directory / "payload.json", raw)
+            write_private(directory / "runner.json", runner)
+        except OSError:
+            _remove(directory)
+            raise
         return directory
 
     def accept(self, incoming: Path, short_token: str, accepted: Accepted, raw: bytes) -> JobRecord:
@@ -273,7 +318,7 @@ class RecordStore:
 
     def discard(self, directory: Path) -> None:
         """Forget a received body that became no record."""
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
 
     def load(self, directory: Path) -> JobRecord:
         """Open a record of an earlier daemon. Raises :class:`RecordInvalid`."""
@@ -293,15 +338,23 @@ class RecordStore:
         """Bodies that were received, but not accepted before the process died."""
         return [entry for entry in self._jobs.iterdir() if entry.name.startswith(".incoming-")]
 
+    def _sweep(self) -> None:
+        """Finish what a process was removing when it died."""
+        for entry in self._jobs.iterdir():
+            if entry.name.startswith(REMOVED):
+                shutil.rmtree(entry, ignore_errors=True)
+
     def set_aside(self, directory: Path) -> Path:
         """Move a record out of the way, without the token of its job."""
         self._aside.mkdir(mode=0o700, exist_ok=True)
         target = self._aside / f"{directory.name}-{secrets.token_hex(4)}"
         directory.rename(target)
-        for name in ("payload.json", "accepted.json"):
+        for name in ("payload.json", "accepted.json", "runner.json"):
             (target / name).unlink(missing_ok=True)
         for entry in (*target.glob("run-*"), *target.glob("tool-*")):
             shutil.rmtree(entry, ignore_errors=True)
+        for old in sorted(self._aside.iterdir(), key=lambda entry: entry.stat().st_ctime)[:-MAX_SET_ASIDE]:
+            shutil.rmtree(old, ignore_errors=True)
         return target
 
 
@@ -310,6 +363,14 @@ def write_private(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "wb", closefd=True) as file:
         file.write(content)
+
+
+def _remove(directory: Path) -> None:
+    """Take a record away at once, then its files one by one."""
+    gone = directory.with_name(f"{REMOVED}{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def boot_id() -> str:

@@ -84,6 +84,7 @@ class JobRun:
         self.job_scope = StopScope(on_stop=lambda reason: self._note_stop("job", reason))
         self.script_scope = StopScope(on_stop=lambda reason: self._note_stop("script", reason))
         self._signal = ""
+        record.journal.on_broken = self._spool.on_broken = self._note_full_disk
         self._restore_stops()
         self._grace_s = self.plan.runner.pyrunner.term_grace_s
         self.path: JobPath | None = None
@@ -117,10 +118,18 @@ class JobRun:
         self._uploader.hurry()
         self._stop_job(StopReason.INTERRUPTED)
 
-    def detach(self) -> None:
-        """Let go of the job without touching it."""
+    def detach(self, *, patience_s: float = 0.0) -> None:
+        """Let go of the job without touching it. ``patience_s`` is how long it may take to end a stage that the next
+        process would have to begin again."""
+        if patience_s > 0 and self.path is not None and self.path.in_tools:
+            self.path.on_tools_end = self.detach
+            asyncio.get_running_loop().call_later(patience_s, self.detach)
+            return
         self.job_scope.stop(StopReason.DETACHED)
         self._uploader.end()
+
+    def _note_full_disk(self, text: str) -> None:
+        log.error(text, job=self.payload.id)
 
     @property
     def is_detached(self) -> bool:
@@ -159,7 +168,7 @@ class JobRun:
             decided = rejected or await self._accept_and_work()
         except Exception as error:
             log.exception("job broke the runner", error=str(error))
-            decided = self._conclude(system_failure(f"panic: {type(error).__name__}").outcome)
+            decided = self._conclude(system_failure(f"panic: {_names(error)}").outcome)
         if decided is not None:
             self.record.journal.append(decided)
         return decided
@@ -351,3 +360,10 @@ class JobRun:
             log.info("Job succeeded", **facts)
         else:
             log.warning(outcome.last_line, failure_reason=outcome.reason, exit_code=outcome.exit_code, **facts)
+
+
+def _names(error: BaseException) -> str:
+    """The kinds of an unexpected error, without any of its values."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(sorted({_names(part) for part in error.exceptions}))
+    return type(error).__name__

@@ -42,20 +42,27 @@ class Steps:
         self._runs = sum(1 for fact in record.journal.facts if isinstance(fact, StepStarted) and fact.run)
 
     def _find_open(self) -> StepStarted | None:
-        for fact in reversed(self._record.journal.facts):
-            if isinstance(fact, StepEnded):
-                self._log.restore(fact.log)
-                return None
-            if isinstance(fact, StepStarted):
-                return fact
-        return None
+        """The step that was cut off: the outermost one, since its parts are taken again with it."""
+        facts = self._record.journal.facts
+        if self._record.outcome is not None:
+            return None
+        started: StepStarted | None = None
+        ended: StepEnded | None = None
+        for fact in facts:
+            if isinstance(fact, StepStarted) and not fact.within:
+                started = fact
+            elif isinstance(fact, StepEnded) and (started is None or fact.step == started.step):
+                started, ended = None, fact
+        if started is None and ended is not None:
+            self._log.restore(ended.log)
+        return started
 
     def ended(self, name: str) -> StepEnded | None:
         """How an earlier process saw the step end."""
         return self._ended.get(name)
 
-    def begin(self, name: str, *, replayable: bool, script: bool = False) -> Step:
-        """Take a step. ``replayable``: taken again it writes the same bytes."""
+    def begin(self, name: str, *, replayable: bool, script: bool = False, within: str = "") -> Step:
+        """Take a step. ``replayable``: taken again it writes the same bytes. ``within`` names the step it is a part of."""
         if self._record.adopted and not self._settled:
             self._settled = True
             self._record.journal.append(Note(name=SETTLED, value=str(self._clock_ns())))
@@ -70,13 +77,15 @@ class Steps:
             self._runs += 1
             run = str(self._runs)
         step = Step(name=name, at_ns=self._clock_ns(), run=run)
-        self._record.journal.append(StepStarted(step=name, at_ns=step.at_ns, log=self._log.state(), run=run))
+        self._record.journal.append(StepStarted(step=name, at_ns=step.at_ns, log=self._log.state(), run=run, within=within))
         return step
 
     def _begin_again(self, fact: StepStarted, *, replayable: bool) -> Step:
         self._open = None
         # Filters of another version give other bytes: what was sent already would not be the same again.
         replayable = replayable and fact.log.is_current
+        if not replayable:
+            self._forget_ends(fact.step)
         if replayable or self._record.highest_sent <= fact.log.size:
             self._log.restore(fact.log)
             at_ns = fact.at_ns if replayable else self._clock_ns()
@@ -85,6 +94,11 @@ class Steps:
         at_ns = self._clock_ns()
         self._log.warning(RESTART_NOTICE, time_ns=at_ns)
         return Step(name=fact.step, at_ns=at_ns, run=fact.run)
+
+    def _forget_ends(self, name: str) -> None:
+        """A step that is taken anew, and its parts, end anew."""
+        for note in [note for note in self._notes if note.startswith(f"end {name}")]:
+            del self._notes[note]
 
     def end(self, step: Step, failure: Outcome | None = None) -> None:
         """The step is over and its last byte of log is written."""

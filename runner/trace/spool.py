@@ -28,7 +28,10 @@ class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spool:
-    """An append-only file. ``limit_bytes`` is the size at which output is cut; ``on_growth`` is called after a write."""
+    """An append-only file. ``limit_bytes`` is the size at which output is cut; ``on_growth`` is called after a write.
+
+    Where the disk takes no more, ``on_broken`` hears of it, and the log ends with a line that says so, as at the limit.
+    """
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -38,6 +41,9 @@ class Spool:
         self.size = 0
         self.is_full = False
         self.on_growth: Callable[[], None] | None = None
+        self.on_broken: Callable[[str], None] | None = None
+        self._stored = 0
+        self._tail: bytes | None = None
         if os.fstat(self._fd).st_size:
             self.reopen()
 
@@ -65,7 +71,12 @@ class Spool:
 
     def read(self, offset: int, size: int) -> bytes:
         """At most ``size`` bytes from ``offset`` on."""
-        return os.pread(self._fd, min(size, max(self.size - offset, 0)), offset)
+        wanted = min(size, max(self.size - offset, 0))
+        if self._tail is None or offset + wanted <= self._stored:
+            return os.pread(self._fd, wanted, offset)
+        stored = os.pread(self._fd, max(self._stored - offset, 0), offset)
+        begin = max(offset - self._stored, 0)
+        return stored + self._tail[begin : begin + wanted - len(stored)]
 
     def state(self) -> SpoolState:
         """What :meth:`restore` takes."""
@@ -77,11 +88,13 @@ class Spool:
             self.reopen()
             return
         os.ftruncate(self._fd, state.size)
+        self._tail = None
         self.size, self._crc, self._pending, self.is_full = state.size, state.crc, state.pending, state.is_full
 
     def reopen(self) -> None:
         """Go on behind what is in the file."""
         self.size, self._crc, self._pending = 0, 0, b""
+        self._tail = None
         end = os.fstat(self._fd).st_size
         while self.size < end and (chunk := os.pread(self._fd, _CHUNK_BYTES, self.size)):
             self._crc = zlib.crc32(chunk, self._crc)
@@ -110,16 +123,35 @@ class Spool:
     def _append(self, data: bytes) -> None:
         if not data:
             return
+        try:
+            self._write(data)
+        except OSError as error:
+            data = self._break(error)
+        self._crc = zlib.crc32(data, self._crc)
+        self.size += len(data)
+        if self.on_growth is not None:
+            self.on_growth()
+
+    def _write(self, data: bytes) -> None:
         view = memoryview(data)
         position = self.size
         while view:
             written = os.pwrite(self._fd, view, position)
             view = view[written:]
             position += written
-        self._crc = zlib.crc32(data, self._crc)
-        self.size = position
-        if self.on_growth is not None:
-            self.on_growth()
+
+    def _break(self, error: OSError) -> bytes:
+        """End the log with a line in memory, since the disk has no room for it."""
+        os.ftruncate(self._fd, self.size)
+        self.is_full = True
+        self._stored = self.size
+        self._tail = (
+            f"\n\x1b[33;1mThe runner cannot store more of this job's log: {error.strerror}.\n"
+            "Job execution will continue but no more output will be collected.\x1b[0;m\n"
+        ).encode()
+        if self.on_broken is not None:
+            self.on_broken(f"the log of the job cannot be stored: {error.strerror}")
+        return self._tail
 
     def _notice(self) -> bytes:
         return (

@@ -57,6 +57,7 @@ IMPLEMENTED = frozenset(
         "raw_variables",
         "multi_build_steps",
         "return_exit_code",
+        "job_inputs",
     }
 )
 CLIENT_ONLY = frozenset(

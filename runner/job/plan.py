@@ -14,6 +14,7 @@ from runner.job import flags as feature_flags
 from runner.job.directories import Directories, place, slug, with_clone_path
 from runner.job.flags import Flags
 from runner.job.git_config import remote_of
+from runner.job.inputs import interpolate
 from runner.job.outcome import JobFailure
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
@@ -30,7 +31,8 @@ SUPERVISOR_MARGIN_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
-    """The facts of one job. ``misconfigured`` is why it cannot be prepared, if so."""
+    """The facts of one job. ``payload`` has the job's inputs in it. ``refused`` is why the job cannot begin, if so;
+    ``misconfigured`` why it cannot be prepared."""
 
     payload: JobPayload
     runner: RunnerConfig
@@ -40,6 +42,7 @@ class JobPlan:
     settings: JobSettings
     flags: Flags
     directories: Directories
+    refused: JobFailure | None
     misconfigured: JobFailure | None
     warnings: tuple[str, ...]
 
@@ -129,6 +132,12 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
     # A first look, to learn what decides over directories; variables that name directories come later.
     early = Variables([*configured, *sent], "")
     flags = feature_flags.resolve(runner.feature_flags, early.get)
+    refused = None
+    if flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"]:
+        try:
+            payload = interpolate(payload)
+        except JobFailure as failure:
+            refused = failure
     settings = parse_settings(
         early.get,
         allow_fetch=payload.allow_git_fetch,
@@ -169,6 +178,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         settings=settings,
         flags=flags,
         directories=directories,
+        refused=refused,
         misconfigured=misconfigured,
         warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
     )

@@ -230,6 +230,8 @@ class JobRun:
 
     async def _work(self) -> Outcome | None:
         """The header and the path of the job; None when it was detached."""
+        if self.plan.refused is not None:
+            return self.plan.refused.outcome
         self._header()
         deadline = self._deadline()
         self.job_scope.set_deadline(deadline)

@@ -40,6 +40,8 @@ SETTLE_S = 0.05
 ORPHAN_KILL_S = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_NAMES = 20
+NEW_STATUS = "status.new"
+STATUS_BYTES = 4096
 
 
 def main() -> None:
@@ -324,23 +326,25 @@ class Supervisor:
         """Start a run, once and for all: False when it was started before."""
         name = request["run"]
         run_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        opened = []
         try:
-            try:
-                os.close(os.open("started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=run_fd))
-            except FileExistsError:
+            if not reserve(run_fd):
                 return False
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            output_fd = os.open("output", flags, 0o600, dir_fd=run_fd)
+            output_fd = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=run_fd)
+            opened.append(output_fd)
             stdin_fd = os.open(request["stdin"], os.O_RDONLY, dir_fd=run_fd)
-        finally:
-            os.close(run_fd)
-        pipes = [self.make_pipe(), self.make_pipe()]
-        try:
+            opened.append(stdin_fd)
+            pipes = [self.make_pipe(opened), self.make_pipe(opened)]
             pid = os.fork()
             if pid == 0:
                 self.become(request, stdin_fd, pipes)
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            raise
         finally:
-            os.close(stdin_fd)
+            os.close(run_fd)
+        os.close(stdin_fd)
         run = Run(name, request, pid, output_fd)
         for stream, (read_fd, write_fd) in enumerate(pipes, start=1):
             os.close(write_fd)
@@ -351,9 +355,10 @@ class Supervisor:
         self.runs[name] = run
         return True
 
-    def make_pipe(self) -> tuple[int, int]:
-        """A large pipe that the job's user may open again through /proc."""
+    def make_pipe(self, opened: list[int]) -> tuple[int, int]:
+        """A large pipe that the job's user may open again through /proc; its ends are added to ``opened``."""
         read_fd, write_fd = os.pipe()
+        opened += (read_fd, write_fd)
         try:
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
@@ -478,12 +483,14 @@ class Supervisor:
             "held": held,
             "leftovers": leftovers,
         }
+        content = json.dumps(result).encode()
         run_fd = os.open(run.name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
         try:
-            fd = os.open("status.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=run_fd)
-            write_all(fd, json.dumps(result).encode())
+            fd = os.open(NEW_STATUS, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=run_fd)
+            write_all(fd, content)
+            os.ftruncate(fd, len(content))
             os.close(fd)
-            os.rename("status.new", "status", src_dir_fd=run_fd, dst_dir_fd=run_fd)
+            os.rename(NEW_STATUS, "status", src_dir_fd=run_fd, dst_dir_fd=run_fd)
         except OSError:
             pass  # no room for a status: whoever asks finds the run lost
         finally:
@@ -581,6 +588,20 @@ class Supervisor:
         del self.file_jobs[fd]
         answer = json.loads(b"".join(parts)) if parts else {"error": "the file operation was killed"}
         self.send({"id": reply, **answer})
+
+
+def reserve(run_fd: int) -> bool:
+    """Claim a run, with room for its status: a disk that fills up must not cost the result. False when it was claimed."""
+    try:
+        os.close(os.open("started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=run_fd))
+    except FileExistsError:
+        return False
+    fd = os.open(NEW_STATUS, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=run_fd)
+    try:
+        os.posix_fallocate(fd, 0, STATUS_BYTES)
+    finally:
+        os.close(fd)
+    return True
 
 
 def execute(argv: list[str], env: dict[str, str]) -> NoReturn:

@@ -114,6 +114,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+async def test_a_full_disk_costs_the_log_not_the_job(fake: FakeCoordinator, make_daemon: Make, small_disk: Path) -> None:
+    daemon = make_daemon()
+    daemon.config.write_text(daemon.config.read_text().replace(str(daemon.state), str(small_disk)))
+    daemon.state = small_disk
+    script = ["echo begin", f"while test ! -e {daemon.root}/go; do sleep 0.05; done", "seq 20000", "exit 3"]
+    job = fake.add_job(job_payload(1, script))
+    daemon.start()
+    await fake.until(lambda: b"begin" in job.trace)
+    fill(small_disk)
+    (daemon.root / "go").touch()
+    await asyncio.wait_for(job.ended.wait(), 30)
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 3)
+    assert job.log_is_whole()
+    assert "The runner could not keep all output of the script" in job.log or "cannot store more of this job's log" in job.log
+    (small_disk / "filling").unlink()
+    await fake.until(lambda: not list((daemon.state / "jobs").iterdir()), 10)
+    job = fake.add_job(job_payload(2, ["echo again"]))
+    await asyncio.wait_for(job.ended.wait(), 30)
+    assert job.state == "success"
+
+
 async def test_a_job_that_cannot_be_recorded_is_refused(fake: FakeCoordinator, make_daemon: Make, small_disk: Path) -> None:
     daemon = make_daemon()
     daemon.config.write_text(daemon.config.read_text().replace(str(daemon.state), str(small_disk)))

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -183,3 +184,27 @@ def test_a_file_that_lost_its_end_is_not_filled_with_zeros(tmp_path: Path) -> No
     spool.restore(state)
     assert spool.read(0, 100) == b"0123"
     assert spool.checksum == f"crc32:{zlib.crc32(b'0123'):08x}"
+
+
+def test_a_disk_that_takes_no_more_ends_the_log_with_a_line(tmp_path: Path) -> None:
+    """The limit of file sizes stands in for a full disk; what the spool says of itself agrees with what can be read."""
+    program = f"""
+import resource, signal, sys, zlib
+from pathlib import Path
+from runner.trace.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+spool = Spool(Path({str(tmp_path / "trace")!r}), 1 << 20)
+heard = []
+spool.on_broken = heard.append
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for number in range(100):
+    spool.write(b"line %03d is here\\n" % number)
+whole = spool.read(0, 1 << 20)
+assert len(whole) == spool.size, (len(whole), spool.size)
+assert spool.checksum == f"crc32:{{zlib.crc32(whole):08x}}"
+assert whole.startswith(b"line 000 is here\\n") and b"line 057" in whole
+assert b"".join(spool.read(at, 7) for at in range(0, spool.size, 7)) == whole
+assert heard == ["the log of the job cannot be stored: File too large"], heard
+assert spool.is_full and b"cannot store more of this job's log: File too large" in whole
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

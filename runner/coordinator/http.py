@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
@@ -34,6 +34,7 @@ TOTAL_TIMEOUT_S = 3600.0
 IDLE_CONNECTION_S = 90.0
 NO_ANSWER = -1
 NO_CLIENT = -100
+DEFAULT_PORTS = {"http": 80, "https": 443}
 TOKEN_HEADERS = ("JOB-TOKEN", "RUNNER-TOKEN", "PRIVATE-TOKEN")
 JSON = "application/json"
 
@@ -240,8 +241,11 @@ class HttpClient:
                     headers = {name: value for name, value in headers.items() if name != "Content-Type"}
             headers = {**headers, "Referer": safe_url(target)}
             target = urljoin(target, location)
-            there = urlsplit(target)
-            if (there.hostname, there.port) != (origin.hostname, origin.port):
+            if not _may_have_tokens(origin, urlsplit(target)):
+                if body is not None:
+                    raise ValueError(
+                        f"redirect to {safe_url(target)} refused: the request holds a token, which is for {origin.netloc}"
+                    )
                 headers = {name: value for name, value in headers.items() if name not in TOKEN_HEADERS}
         raise ValueError(f"stopped after {MAX_REQUESTS} redirects")
 
@@ -280,6 +284,19 @@ def _close_later(session: aiohttp.ClientSession) -> None:
     task = asyncio.ensure_future(session.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
+
+
+def _may_have_tokens(origin: SplitResult, target: SplitResult) -> bool:
+    """Whether a redirect stays with the server that the tokens are for; from http to https it may."""
+    if target.scheme not in ("http", "https") or (target.hostname or "").lower() != (origin.hostname or "").lower():
+        return False
+    if origin.scheme == target.scheme:
+        return _port(origin) == _port(target)
+    return target.scheme == "https" and (_port(origin), _port(target)) == (DEFAULT_PORTS["http"], DEFAULT_PORTS["https"])
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def describe_failure(method: str, url: str, response: Response) -> str:

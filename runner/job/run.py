@@ -100,6 +100,7 @@ class JobRun:
             on_cancel=self.cancel,
             on_abort=lambda: self._stop_job(StopReason.ABORTED),
             on_send=lambda end: record.journal.append(PatchSent(end=end)),
+            promised=record.highest_sent,
         )
 
     # What may happen to a running job

@@ -28,6 +28,9 @@ CANCEL_NOTICE_S = 10.0
 # one patch in all.
 FIRST_PATCH_DELAY_S = 0.05
 BACKOFF_MAX_S = 3600.0
+# A server that goes on saying "not yet", "send it all again" or "go on there" is asked less often in the end.
+PATIENCE = 100
+MAX_MISMATCHES = 5
 URGENT_PAUSE_S = 1.0
 
 
@@ -70,7 +73,8 @@ class TraceUploader:
     """One job's way to the coordinator. ``run`` ticks while the job runs; ``report`` ends it.
 
     ``on_cancel`` and ``on_abort`` are called from within ``run``, at most once each. ``on_send`` is called with the end
-    offset of every patch before it is sent.
+    offset of every patch before it is sent. ``promised`` is the highest such offset of an earlier process: the log up to
+    there comes again, the same to the byte.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class TraceUploader:
         on_cancel: Callable[[], None],
         on_abort: Callable[[], None],
         on_send: Callable[[int], None],
-        offset: int = 0,
+        promised: int = 0,
     ) -> None:
         self._coordinator = coordinator
         self._spool = spool
@@ -90,7 +94,8 @@ class TraceUploader:
         self._on_cancel = on_cancel
         self._on_abort = on_abort
         self._on_send = on_send
-        self._offset = offset
+        self._promised = promised
+        self._offset = 0
         self._interval_s = DEFAULT_INTERVAL_S
         self._interval_given = False
         self._offset_known = False
@@ -174,7 +179,7 @@ class TraceUploader:
         return answer
 
     def _resume_at(self, offset: int) -> None:
-        if offset > self._spool.size:
+        if offset > max(self._spool.size, self._promised):
             # The server claims bytes that never were. Nothing can be added to such a log, but the result still counts.
             log.error("trace offset beyond the log", offset=offset, size=self._spool.size)
             self._offset = self._spool.size
@@ -234,7 +239,7 @@ class TraceUploader:
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     async def _attempt(self, final: JobUpdate, *, give_up_log: bool) -> ReportResult | None:
-        while True:
+        for _ in range(PATIENCE):
             flushed = await self._flush()
             if not flushed:
                 await self._pause(self._interval_s)
@@ -258,6 +263,7 @@ class TraceUploader:
                 case Verdict.RANGE_MISMATCH | Verdict.FAILED:
                     await self._pause(self._interval_s)
                     return None
+        return None
 
     def _complete(self, final: JobUpdate) -> JobUpdate:
         return JobUpdate(
@@ -270,19 +276,23 @@ class TraceUploader:
 
     async def _flush(self) -> bool:
         """Send everything that is left; False when a patch failed and should be tried again."""
+        mismatches = 0
         while self._offset < self._spool.size:
             answer = await self._patch()
             if answer is None:
                 return True
             match answer.verdict:
                 case Verdict.OK:
-                    continue
+                    mismatches = 0
                 case Verdict.ABORT:
                     return True
                 case Verdict.GONE:
                     log.error("Job log not delivered", sent=self._offset, size=self._spool.size, status=answer.status)
                     return True
                 case Verdict.RANGE_MISMATCH:
+                    mismatches += 1
+                    if mismatches == MAX_MISMATCHES:
+                        return False
                     await self._pause(self._interval_s)
                 case _:
                     return False

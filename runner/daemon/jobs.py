@@ -185,7 +185,8 @@ class Jobs:
         what is on disk of it, to be kept until then."""
         found = salvage(raw)
         log.error("Checking for jobs... failed", status=text, job=found[0] if found else None, runner=runner.short_token)
-        if found is not None and not await refuse(self._connections.of(runner).job(*found), text):
+        trace = directory / "trace" if directory is not None else None
+        if found is not None and not await refuse(self._connections.of(runner).job(*found), text, trace=trace):
             key = directory.name if directory is not None else f"{runner.short_token}-{found[0]}"
             self.unreported[key] = lambda: self._refuse(directory, runner, raw, text)
         elif directory is not None:

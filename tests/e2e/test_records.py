@@ -177,6 +177,7 @@ async def test_a_record_that_cannot_be_read_is_reported(fake: FakeCoordinator, m
     await asyncio.wait_for(job.ended.wait(), 20)
     assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
     assert "the record of the job cannot be used: journal line 1" in job.log
+    assert job.log_is_whole()
     await until(lambda: list(daemon.state.glob("set-aside/*")) and not list(daemon.state.glob("set-aside/*/run-1")))
     aside = next((daemon.state / "set-aside").iterdir())
     kept = "".join(path.read_text(errors="replace") for path in aside.rglob("*") if path.is_file())

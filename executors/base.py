@@ -124,13 +124,19 @@ OutputSink = Callable[[Output], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated."""
+    """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated.
+
+    ``target`` is what a link contains. ``source`` is where the file lies below the root when ``path`` is another name for
+    it (one that goes through a link); empty otherwise.
+    """
 
     path: str
     kind: str  # "file", "dir", "link", "other"
     mode: int
     size: int
     mtime_ns: int
+    target: str = ""
+    source: str = ""
 
 
 class Workspace(Protocol):

@@ -230,7 +230,8 @@ def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[An
         about = os.lstat(entry, dir_fd=fd)
         kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
         kind = "link" if stat.S_ISLNK(about.st_mode) else kind
-        found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns])
+        target = os.readlink(entry, dir_fd=fd) if kind == "link" else ""
+        found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns, target])
         if kind == "dir" and (max_depth is None or depth < max_depth):
             inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             try:

@@ -16,11 +16,12 @@ ROOT = "."
 
 
 class Level(StrEnum):
-    """How a line is shown: as it is, or behind ``WARNING:`` or ``ERROR:``."""
+    """How a line is shown: as it is, or behind ``WARNING:``, ``ERROR:`` or ``FATAL:``."""
 
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+    FATAL = "fatal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ def select(
 ) -> Selection:
     """What ``paths`` and ``untracked`` choose of a listing of the project directory, less what ``exclude`` matches.
 
+    ``entries`` are those of :func:`runner.archive.listing.list_for`, or all; one with the path ``.`` is the project
+    directory itself, which is made up where there is none (0755, as new as the newest entry).
     Patterns are expanded already. ``untracked`` are the paths that ``git ls-files -o`` named, None where they are not asked
     for. A member that was reached through a link inside the project keeps the path that the pattern gave it, and
     ``source`` is where it lies. What lies behind a link that leads out is refused with a warning. Sockets, FIFOs and
@@ -77,7 +80,8 @@ class _Tree:
     def __init__(self, entries: Iterable[Entry], project_dir: str) -> None:
         self.project_dir = project_dir
         self._entries = {entry.path: entry for entry in entries}
-        self.root = self._entries.pop(ROOT, Entry(path=ROOT, kind="dir", mode=0o755, size=0, mtime_ns=0))
+        newest_ns = max((entry.mtime_ns for entry in self._entries.values()), default=0)
+        self.root = self._entries.pop(ROOT, Entry(path=ROOT, kind="dir", mode=0o755, size=0, mtime_ns=newest_ns))
         self._paths = sorted(self._entries)
 
     def get(self, path: str) -> Entry | None:

@@ -6,13 +6,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from executors.base import Entry
+from executors.base import Entry, Workspace
 from executors.file_operations import list_tree
 from runner.archive.glob import matcher, relative
+from runner.archive.listing import list_for
 from runner.archive.match import Level, Selection, select
 from tests.contract import golden
 
@@ -41,9 +42,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def listing(project: Path) -> list[Entry]:
+def to_entries(found: list[Any]) -> list[Entry]:
     names = ("path", "kind", "mode", "size", "mtime_ns", "target")
-    return [Entry(**dict(zip(names, found, strict=True))) for found in list_tree([str(project)], str(project), None)]
+    return [Entry(**dict(zip(names, values, strict=True))) for values in found]
+
+
+def listing(project: Path) -> list[Entry]:
+    return to_entries(list_tree([str(project)], str(project), None))
 
 
 def choose(project: Path, *paths: str, exclude: tuple[str, ...] = (), untracked: list[str] | None = None) -> Selection:
@@ -167,3 +172,30 @@ def test_patterns_are_relative_to_the_project() -> None:
     assert relative("../p/x", "/r/p") == "x"
     assert relative("/r/p2/x", "/r/p") is None
     assert relative("//r/p/x", "/r/p/") == "x"
+
+
+class Files:
+    """The part of a workspace that lists, on this host's files."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
+        self.listed.append(root)
+        return to_entries(list_tree([root], root, max_depth))
+
+
+@pytest.mark.parametrize("row", [*rows()])
+async def test_a_partial_listing_selects_the_same(row: dict[str, Any], tree: Path) -> None:
+    found = await list_for(cast("Workspace", Files()), str(tree), row["paths"])
+    partial = select(found, str(tree), paths=row["paths"], exclude=row.get("exclude", ()))
+    whole = choose(tree, *row["paths"], exclude=tuple(row.get("exclude", ())))
+    # Of a listing that is not whole the newest entry is another one.
+    assert [m for m in partial.members if m.path != "."] == [m for m in whole.members if m.path != "."]
+    assert partial.lines == whole.lines
+
+
+async def test_only_what_a_pattern_needs_is_listed(tree: Path) -> None:
+    files = Files()
+    await list_for(cast("Workspace", files), str(tree), ["a/b/*.txt", "top.txt", "nope/x"])
+    assert files.listed == [str(tree), f"{tree}/a", f"{tree}/a/b"]

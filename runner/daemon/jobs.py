@@ -19,7 +19,7 @@ from executors.registry import KINDS, HostSettings
 from runner.config.model import Config, RunnerConfig, runner_from_json, runner_to_json
 from runner.coordinator.client import Coordinator
 from runner.coordinator.payload import JobPayload, decode, salvage
-from runner.coordinator.port import JobState, JobUpdate
+from runner.coordinator.port import EMPTY_LOG, JobState, JobUpdate
 from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease
 from runner.daemon.scheduler import Offer
@@ -172,7 +172,7 @@ class Jobs:
         found = salvage(raw)
         log.error("Checking for jobs... failed", status=str(error), job=found[0] if found else None)
         if found is not None:
-            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM)
+            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM, checksum=EMPTY_LOG)
             await coordinator.job(*found).update(update)
 
     def _log_received(self, offer: Offer, payload: JobPayload) -> None:
@@ -240,7 +240,7 @@ class Jobs:
             record.close()
             aside = self._store.set_aside(record.directory)
             log.error("adoption of the job failed repeatedly, it is set aside", job=payload.id, path=str(aside))
-            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM)
+            update = JobUpdate(state=JobState.FAILED, failure_reason=Reason.SYSTEM, checksum=EMPTY_LOG)
             await self._connections.of(runner).job(payload.id, payload.token).update(update)
 
         return work

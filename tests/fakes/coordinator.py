@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 import time
-import zlib
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from tests.fakes import git_server
+from tests.fakes.artifacts import ArtifactStore, Bucket
 from tests.fakes.faults import Faults, cut, scripted
+from tests.fakes.job import ENDED, EXECUTING, Job, job_payload
+from tests.fakes.protocol import patch_violations, unmet_needs, update_violations
 
-ENDED = ("success", "failed", "canceled")
+__all__ = ["ENDED", "FakeCoordinator", "Job", "Recorded", "job_payload"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LAST_UPDATE = "X-GitLab-Last-Update"
+UPDATE_INTERVAL = "X-GitLab-Trace-Update-Interval"
+LAB = "lab"
 
 
 @dataclass
@@ -33,51 +41,13 @@ class Recorded:
     status: int | None = None
 
 
-@dataclass
-class Job:
-    """A job as the server knows it."""
-
-    payload: dict[str, Any]
-    runner_token: str | None = None
-    state: str = "pending"
-    failure_reason: str | None = None
-    exit_code: int | None = None
-    trace: bytearray = field(default_factory=bytearray)
-    updates: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    finalize_202: int = 0
-    job_status: str = ""  # what Job-Status says instead of the state
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    picked_at: float = 0.0
-    ended_at: float = 0.0
-    first_byte_at: float = 0.0
-
-    @property
-    def id(self) -> int:
-        return int(self.payload["id"])
-
-    @property
-    def token(self) -> str:
-        return str(self.payload["token"])
-
-    @property
-    def log(self) -> str:
-        return self.trace.decode(errors="surrogateescape")
-
-    def end(self, state: str) -> None:
-        self.state = "canceled" if self.state == "canceling" else state
-        self.ended_at = time.monotonic()
-        self.ended.set()
-
-    def log_is_whole(self) -> bool:
-        """Whether size and checksum of the final update are those of the log."""
-        output = self.updates[-1]["output"]
-        checksum = f"crc32:{zlib.crc32(self.trace):08x}"
-        return bool(output.get("checksum") == checksum and output.get("bytesize", 0) == len(self.trace))
-
-
 class FakeCoordinator:
-    """``async with FakeCoordinator(root) as fake``: listens on ``fake.url``, serves repositories below ``root``."""
+    """``async with FakeCoordinator(root) as fake``: listens on ``fake.url``, serves repositories below ``root``.
+
+    What GitLab would let pass but the protocol forbids a runner is collected in ``violations`` and fails the test at
+    the end. ``strict=False`` is the server of the recordings: it gives any job to any runner and takes any artifact.
+    ``two_phase``: a job becomes running with the update that says so (``runner-api.md`` 13.2).
+    """
 
     def __init__(
         self,
@@ -85,21 +55,35 @@ class FakeCoordinator:
         *,
         faults: list[list[Any]] | None = None,
         trace_interval: int | None = None,
+        trace_limit_bytes: int = 100 << 20,
         long_poll_s: float = 0.0,
         context: ssl.SSLContext | None = None,
+        strict: bool = True,
+        two_phase: bool = False,
+        git_auth: bool = False,
+        redirect_artifacts: bool = False,
+        store_takes_tokens: bool = False,
     ) -> None:
         self.repositories = root / "repositories"
         self.repositories.mkdir(parents=True, exist_ok=True)
         self.faults = Faults(faults)
         self.trace_interval = trace_interval
+        self.trace_limit_bytes = trace_limit_bytes
         self.long_poll_s = long_poll_s
         self.holds_always = False  # without ``last_update`` too, as the server of the recordings
         self.jobs: dict[int, Job] = {}
         self.queue: list[int] = []
         self.requests: list[Recorded] = []
+        self.violations: list[str] = []
         self.places: dict[str, str] = {}
         self.polled = asyncio.Event()
         self.moved = asyncio.Condition()
+        self.artifacts = ArtifactStore(self.jobs, strict=strict, redirects=redirect_artifacts, takes_tokens=store_takes_tokens)
+        self.bucket = Bucket()
+        self._strict = strict
+        self._two_phase = two_phase
+        self._git_auth = git_auth
+        self._queue_value = LAB
         self._context = context
         self._site: web.AppRunner | None = None
         self._started = time.monotonic()
@@ -109,10 +93,14 @@ class FakeCoordinator:
         app = web.Application(middlewares=[self._record], client_max_size=1 << 30)
         add = app.router.add_route
         add("*", "/git/{path:.*}", self._git)
+        add("*", "/objects/{name:.*}", self.artifacts.object)
+        add("*", "/bkt/{key:.*}", self.bucket.serve)
         for prefix in ("/api/v4", "/gitlab/api/v4"):
             add("POST", prefix + "/jobs/request", self._request_job)
-            add("PUT", prefix + "/jobs/{id}", self._update)
-            add("PATCH", prefix + "/jobs/{id}/trace", self._patch)
+            add("PUT", prefix + r"/jobs/{id:\d+}", self._update)
+            add("PATCH", prefix + r"/jobs/{id:\d+}/trace", self._patch)
+            add("POST", prefix + r"/jobs/{id:\d+}/artifacts", self._upload)
+            add("GET", prefix + r"/jobs/{id:\d+}/artifacts", self.artifacts.download)
             add("POST", prefix + "/runners/verify", self._verify)
         add("*", "/{path:.*}", self._not_found)
         self._site = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -120,14 +108,16 @@ class FakeCoordinator:
         await web.TCPSite(self._site, "127.0.0.1", 0, ssl_context=self._context).start()
         port = self._site.addresses[0][1]
         scheme = "https" if self._context else "http"
-        self.url = f"{scheme}://127.0.0.1:{port}"
+        self.url = self.artifacts.base = f"{scheme}://127.0.0.1:{port}"
         self.places |= {"URL": self.url, "ALT": f"{scheme}://localhost:{port}", "HOST": f"127.0.0.1:{port}"}
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._site is not None
         await self._site.shutdown()
         await self._site.cleanup()
+        if kind is None:
+            assert not self.violations, self.violations
 
     # What tests do
 
@@ -135,11 +125,20 @@ class FakeCoordinator:
         job = Job(payload, runner_token, finalize_202=finalize_202)
         self.jobs[job.id] = job
         self.queue.append(job.id)
+        self._queue_value = f"{LAB}-{len(self.jobs)}"
         return job
 
     def cancel(self, job: Job) -> None:
         """A user cancels; the runner hears of it with its next call."""
-        job.state = "canceling" if job.state == "running" else "canceled"
+        if job.state == "running" and job.cancels_gracefully:
+            job.move("canceling")
+        elif job.state not in ENDED:
+            job.end("canceled")
+
+    async def wait_finished(self, job_id: int, timeout_s: float = 30.0) -> Job:
+        job = self.jobs[job_id]
+        await asyncio.wait_for(job.ended.wait(), timeout_s)
+        return job
 
     async def until(self, condition: Any, timeout_s: float = 30.0) -> None:
         """Wait until ``condition()`` holds; looked at after every request."""
@@ -147,17 +146,20 @@ class FakeCoordinator:
             async with self.moved:
                 await self.moved.wait_for(condition)
 
+    def requests_of(self, job: Job) -> list[Recorded]:
+        """Every call of one job, oldest first."""
+        return [request for request in self.requests if f"/jobs/{job.id}" in f"{request.path}/"]
+
     # Requests
 
     @web.middleware
-    async def _record(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/git/"):
-            response: web.StreamResponse = await handler(request)
-            return response
+            return await handler(request)
         raw = await request.read()
-        body = _body(request, raw)
         now = time.monotonic() - self._started
-        recorded = Recorded(now, request.method, request.path, request.query_string, dict(request.headers), body)
+        headers, body = dict(request.headers), _body(request, raw)
+        recorded = Recorded(now, request.method, request.path, request.query_string, headers, body)
         self.requests.append(recorded)
         try:
             response = await self._answer(request, handler, raw)
@@ -167,11 +169,10 @@ class FakeCoordinator:
             async with self.moved:
                 self.moved.notify_all()
 
-    async def _answer(self, request: web.Request, handler: Any, raw: bytes) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler, raw: bytes) -> web.StreamResponse:
         fault = self.faults.find(f"{request.method} {request.path}", raw.decode(errors="replace"))
         if fault is None:
-            response: web.StreamResponse = await handler(request)
-            return response
+            return await handler(request)
         match fault.kind:
             case "status" | "file":
                 return scripted(fault, request, self.places)
@@ -193,6 +194,13 @@ class FakeCoordinator:
         return response
 
     async def _git(self, request: web.Request) -> web.StreamResponse:
+        """With ``git_auth`` only for who knows the token of a job that executes."""
+        tokens = [job.token for job in self.jobs.values() if job.state in EXECUTING]
+        known = [f"Basic {base64.b64encode(f'gitlab-ci-token:{token}'.encode()).decode()}" for token in tokens]
+        if self._git_auth and request.headers.get("Authorization") not in known:
+            return web.Response(
+                status=401, headers={"WWW-Authenticate": 'Basic realm="GitLab"'}, text="HTTP Basic: Access denied"
+            )
         return await git_server.serve(request, self.repositories)
 
     async def _verify(self, request: web.Request) -> web.Response:
@@ -203,31 +211,47 @@ class FakeCoordinator:
         return web.json_response({"error": "404 Not Found"}, status=404)
 
     async def _request_job(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = _object(await request.read())
         token = body.get("token")
         if not token:
             return web.json_response({"error": "token is missing"}, status=400)
         if "bad" in token:
             return web.json_response({"message": "403 Forbidden"}, status=403)
         self.polled.set()
-        deadline = time.monotonic() + self.long_poll_s
-        while (
-            (job := self._next_job(token)) is None
-            and time.monotonic() < deadline
-            and (self.holds_always or body.get("last_update"))
-        ):
-            await asyncio.sleep(0.05)
+        known = body.get("last_update")
+        if self.holds_always or (self.long_poll_s and known == self._queue_value):
+            await self._hold(token)
+            if not self.holds_always:
+                return web.Response(status=204, headers={"Gitlab-Ci-Builds-Polling": "yes"})
+        value = self._queue_value
+        job = None if known == value and self._strict else self._next_job(token, body.get("info") or {})
         if job is None:
-            return web.Response(status=204, headers={LAST_UPDATE: "lab"})
-        job.state, job.picked_at = "running", time.monotonic()
+            return web.Response(status=204, headers={LAST_UPDATE: value})
+        job.picked_at = time.monotonic()
+        job.assigned = True
+        job.cancels_gracefully = bool((body.get("info") or {}).get("features", {}).get("cancel_gracefully"))
+        if not self._two_phase:
+            job.move("running")
         return web.json_response(job.payload, status=201)
 
-    def _next_job(self, token: str) -> Job | None:
-        for job_id in self.queue:
-            job = self.jobs[job_id]
-            if job.state == "pending" and job.runner_token in (None, token):
-                self.queue.remove(job_id)
-                return job
+    async def _hold(self, token: str) -> None:
+        """Keep a request until the queue changes or the time is over."""
+        deadline, value = time.monotonic() + self.long_poll_s, self._queue_value
+        while time.monotonic() < deadline and self._queue_value == value and not self._waiting(token):
+            await asyncio.sleep(0.05)
+
+    def _waiting(self, token: str) -> list[Job]:
+        waiting = [self.jobs[job_id] for job_id in self.queue]
+        return [job for job in waiting if job.state == "pending" and job.runner_token in (None, token)]
+
+    def _next_job(self, token: str, info: dict[str, Any]) -> Job | None:
+        for job in self._waiting(token):
+            self.queue.remove(job.id)
+            if self._strict and unmet_needs(job.payload, info.get("features") or {}):
+                job.failure_reason = "runner_unsupported"
+                job.end("failed")
+                continue
+            return job
         return None
 
     def _job(self, request: web.Request, token: str | None) -> Job | web.Response:
@@ -235,78 +259,92 @@ class FakeCoordinator:
         job = self.jobs.get(int(request.match_info["id"]))
         if job is None or not token or token != job.token:
             return web.json_response({"message": "403 Forbidden"}, status=403)
-        if job.state not in ("running", "canceling"):
+        if job.state not in EXECUTING:
             headers = {"Job-Status": job.state}
             return web.json_response({"message": "403 Forbidden - Job is not running"}, status=403, headers=headers)
         return job
 
     async def _update(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = _object(await request.read())
         if "token" not in body:
             return web.json_response({"error": "token is missing"}, status=400)
+        self._commit(request, body)
         job = self._job(request, body["token"])
         if isinstance(job, web.Response):
             return job
         if body.get("state") not in ("running", "success", "failed"):
             return web.json_response({"error": "state is missing"}, status=400)
+        self.violations += update_violations(job, body)
         job.updates.append({key: value for key, value in body.items() if key not in ("info", "token")})
-        headers = self._headers(job)
-        if body["state"] != "running":
-            if job.finalize_202 > 0:
-                job.finalize_202 -= 1
-                return web.Response(status=202, text="202", headers={**headers, "X-GitLab-Trace-Update-Interval": "1"})
-            job.failure_reason = body.get("failure_reason")
-            job.exit_code = body.get("exit_code")
-            job.end(body["state"])
+        if body["state"] == "running":
+            return self._updated(job, 200)
+        if job.finalize_202 > 0:
+            job.finalize_202 -= 1
+            return self._updated(job, 202)
+        job.failure_reason = body.get("failure_reason")
+        job.exit_code = body.get("exit_code")
+        job.end(body["state"])
+        return self._updated(job, 200)
+
+    def _commit(self, request: web.Request, body: dict[str, Any]) -> None:
+        """The second phase: the runner says that it runs what it was given."""
+        job = self.jobs.get(int(request.match_info["id"]))
+        waits = job is not None and self._two_phase and job.assigned and job.state == "pending"
+        if job is not None and waits and body["token"] == job.token and body.get("state") == "running":
+            job.move("running")
+
+    def _updated(self, job: Job, status: int) -> web.Response:
+        headers = self._headers(job) | ({UPDATE_INTERVAL: "1"} if status == 202 else {})
+        if job.state in ENDED:
             headers["Job-Status"] = job.state
-        return web.Response(text="200", headers=headers, content_type="application/json")
+        return web.Response(status=status, text=str(status), headers=headers, content_type="application/json")
 
     async def _patch(self, request: web.Request) -> web.Response:
         job = self._job(request, request.headers.get("JOB-TOKEN"))
         if isinstance(job, web.Response):
             return job
         content = await request.read()
-        spread = request.headers.get("Content-Range")
-        if spread is None or request.headers.get("Content-Type") != "text/plain":
+        if "Content-Range" not in request.headers:
             return web.json_response({"error": "400 Missing header Content-Range"}, status=400)
-        start, _, end = spread.partition("-")
-        assert int(end) - int(start) + 1 == len(content), "Content-Range and body differ"
-        headers = self._headers(job)
-        if int(start) != len(job.trace):
-            return web.Response(status=416, headers={**headers, "Range": f"0-{len(job.trace)}"})
+        self.violations += patch_violations(request, content)
+        start = int(request.headers["Content-Range"].partition("-")[0])
+        if start != len(job.trace):
+            return self._appended(job, 416)
         job.trace += content
         job.first_byte_at = job.first_byte_at or time.monotonic()
-        return web.Response(status=202, text="202", headers={**headers, "Range": f"0-{len(job.trace)}"})
+        if start == 0:
+            job.debug_trace = request.query.get("debug_trace") == "true"
+        if len(job.trace) > self.trace_limit_bytes:
+            job.failure_reason = "trace_size_exceeded"
+            job.end("failed")
+            return web.json_response({"message": "403 Forbidden"}, status=403, headers={"Job-Status": job.state})
+        return self._appended(job, 202)
+
+    def _appended(self, job: Job, status: int) -> web.Response:
+        headers = {**self._headers(job), "Range": f"0-{len(job.trace)}"}
+        return web.Response(status=status, text=str(status), headers=headers)
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        job = self._job(request, request.headers.get("JOB-TOKEN"))
+        return job if isinstance(job, web.Response) else await self.artifacts.upload(request, job)
 
     def _headers(self, job: Job) -> dict[str, str]:
         headers = {"Job-Status": job.job_status or job.state}
         if self.trace_interval is not None:
-            headers["X-GitLab-Trace-Update-Interval"] = str(self.trace_interval)
+            headers[UPDATE_INTERVAL] = str(self.trace_interval)
         return headers
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    """The fields of a body; what is no JSON object has none, as for the server."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _body(request: web.Request, raw: bytes) -> Any:
     if request.content_type == "application/json" and raw:
         return json.loads(raw)
     return raw.decode(errors="surrogateescape")
-
-
-def job_payload(job_id: int, script: list[str], **changes: Any) -> dict[str, Any]:
-    """What GitLab would send for a job without sources; ``variables`` and ``after_script`` are shortcuts."""
-    variables = {"CI_JOB_ID": str(job_id), "GIT_STRATEGY": "none", **changes.pop("variables", {})}
-    steps = [{"name": "script", "script": script, "timeout": 3600, "when": "on_success", "allow_failure": False}]
-    after = changes.pop("after_script", None)
-    if after is not None:
-        steps.append({"name": "after_script", "script": after, "when": "always", "allow_failure": True})
-    payload = {
-        "id": job_id,
-        "token": f"glcbt-job-{job_id}",
-        "allow_git_fetch": True,
-        "job_info": {"id": job_id, "name": "test", "stage": "test", "project_id": 9, "project_name": "project"},
-        "git_info": {"repo_url": "http://127.0.0.1/group/project.git", "ref": "main", "sha": "0" * 40, "depth": 20},
-        "runner_info": {"timeout": 3600},
-        "variables": [{"key": key, "value": value, "public": True} for key, value in variables.items()],
-        "steps": steps,
-        "features": {"trace_sections": True, "failure_reasons": ["unknown_failure", "runner_interrupted"]},
-    }
-    return {**payload, **changes}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import email.utils
+import json
 import re
 import time
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def scripted(fault: Fault, request: web.Request, places: dict[str, str]) -> web.
         return web.Response(status=200, body=base64.b64decode(details["base64"]), headers=headers)
     body = details.get("body", "")
     if not isinstance(body, str):
-        body = __import__("json").dumps(body)
+        body = json.dumps(body)
     content_type = headers.pop("Content-Type", None)
     response = web.Response(status=details["status"], headers=headers, text=fill(body, request, places))
     if content_type:

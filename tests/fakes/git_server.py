@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import subprocess
 from pathlib import Path
@@ -48,7 +49,7 @@ async def serve(request: web.Request, root: Path) -> web.StreamResponse:
     """One request of the smart protocol; the path below ``/git`` names the repository."""
     body = await request.read()
     if request.headers.get("Content-Encoding") == "gzip":
-        body = __import__("gzip").decompress(body)
+        body = gzip.decompress(body)
     environment = {
         "PATH": os.environ["PATH"],
         "GIT_PROJECT_ROOT": str(root),

@@ -154,8 +154,16 @@ class Workspace(Protocol):
         """Create or replace a regular file; a link or other thing in its place is removed first."""
         ...
 
-    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
-        """The content of a regular file, at most ``limit`` bytes of it; None when there is none."""
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024, offset: int = 0) -> bytes | None:
+        """The content of a regular file from ``offset`` on, at most ``limit`` bytes of it; None when there is none."""
+        ...
+
+    async def make_link(self, path: str, target: str) -> None:
+        """Create or replace a symbolic link; whatever is in its place is removed first."""
+        ...
+
+    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
+        """Give entries below ``root`` their mode and time (links the time only), in this order; missing ones are fine."""
         ...
 
     async def remove(self, paths: Sequence[str]) -> None:

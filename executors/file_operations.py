@@ -34,7 +34,11 @@ def operate(roots: list[str], operation: Message) -> Any:
     if kind == "write":
         return write_file(roots, path, base64.b64decode(operation["data"]), operation["mode"])
     if kind == "read":
-        return read_file(roots, path, operation["limit"])
+        return read_file(roots, path, operation["limit"], operation["offset"])
+    if kind == "adorn":
+        return adorn(roots, path, operation["mode"], operation["mtime_ns"])
+    if kind == "make_link":
+        return make_link(roots, path, operation["target"])
     if kind == "remove":
         return remove(roots, path)
     if kind == "remove_matching":
@@ -103,7 +107,39 @@ def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def read_file(roots: list[str], path: str, limit: int) -> str | None:
+def adorn(roots: list[str], path: str, mode: int, mtime_ns: int) -> None:
+    """Mode and time of a file or directory, the time of a link."""
+    try:
+        fd, name = open_parent(roots, path)
+    except OSError:
+        return
+    try:
+        about = os.lstat(name, dir_fd=fd)
+        if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
+            file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+            try:
+                os.utime(file_fd, ns=(mtime_ns, mtime_ns))
+                os.fchmod(file_fd, mode)
+            finally:
+                os.close(file_fd)
+        elif stat.S_ISLNK(about.st_mode):
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def make_link(roots: list[str], path: str, target: str) -> None:
+    fd, name = open_parent(roots, path, create=True)
+    try:
+        remove_entry(fd, name)
+        os.symlink(target, name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def read_file(roots: list[str], path: str, limit: int, offset: int) -> str | None:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -118,6 +154,8 @@ def read_file(roots: list[str], path: str, limit: int) -> str | None:
         if not stat.S_ISREG(os.fstat(file_fd).st_mode):
             return None
         parts = []
+        if offset:
+            os.lseek(file_fd, offset, os.SEEK_SET)
         while limit > 0 and (data := os.read(file_fd, min(limit, 1 << 20))):
             parts.append(data)
             limit -= len(data)
@@ -227,14 +265,29 @@ def list_tree(roots: list[str], path: str, max_depth: int | None) -> list[Any]:
 
 def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[Any]) -> None:
     for entry in sorted(os.listdir(fd)):
-        about = os.lstat(entry, dir_fd=fd)
+        try:
+            about = os.lstat(entry, dir_fd=fd)
+        except FileNotFoundError:
+            continue
         kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
         kind = "link" if stat.S_ISLNK(about.st_mode) else kind
-        target = os.readlink(entry, dir_fd=fd) if kind == "link" else ""
+        target = read_link(fd, entry) if kind == "link" else ""
         found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns, target])
         if kind == "dir" and (max_depth is None or depth < max_depth):
-            inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            try:
+                inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            except OSError:
+                # Gone meanwhile, or closed to the job's user: nobody can say what is in it.
+                continue
             try:
                 walk(inner, f"{prefix}{entry}/", depth + 1, max_depth, found)
             finally:
                 os.close(inner)
+
+
+def read_link(fd: int, entry: str) -> str:
+    """What a link contains; nothing where it has become something else meanwhile."""
+    try:
+        return os.readlink(entry, dir_fd=fd)
+    except OSError:
+        return ""

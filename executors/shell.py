@@ -351,10 +351,24 @@ class ShellWorkspace:
         """See :class:`executors.base.Workspace`."""
         await self._do({"kind": "write", "path": path, "data": base64.b64encode(data).decode(), "mode": mode})
 
-    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024, offset: int = 0) -> bytes | None:
         """See :class:`executors.base.Workspace`."""
-        (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
+        (result,) = await self._do({"kind": "read", "path": path, "limit": limit, "offset": offset})
         return None if result is None else base64.b64decode(result)
+
+    async def make_link(self, path: str, target: str) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "make_link", "path": path, "target": target})
+
+    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
+        """See :class:`executors.base.Workspace`."""
+        if entries:
+            await self._do(
+                *(
+                    {"kind": "adorn", "path": f"{root}/{entry.path}", "mode": entry.mode, "mtime_ns": entry.mtime_ns}
+                    for entry in entries
+                )
+            )
 
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.base.Workspace`."""

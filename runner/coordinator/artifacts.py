@@ -12,7 +12,7 @@ from runner.coordinator.response import Response
 
 SHOWN_BODY_BYTES = 512
 # The same archive would get the same answer again.
-REFUSALS = frozenset({400, 401, 404, 405, 409, 411, 414, 415, 422})
+REFUSALS = frozenset({401, 404, 405})
 
 
 class ArtifactCalls:
@@ -74,7 +74,8 @@ class ArtifactCalls:
             response = await self._get(job_id, token, query, Transfer(sink=sink, attempts=1, redirects=False))
             location = response.headers.get("Location", "")
             if response.status in (302, 307) and location:
-                on_store(urlsplit(location).netloc.rpartition("@")[2], response.status)
+                host = (urlsplit(location).netloc or urlsplit(response.url).netloc).rpartition("@")[2]
+                on_store(host, response.status)
                 response = await self._get(job_id, token, query, whole)
         else:
             response = await self._get(job_id, token, query, whole)

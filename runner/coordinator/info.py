@@ -57,6 +57,10 @@ IMPLEMENTED = frozenset(
         "raw_variables",
         "multi_build_steps",
         "return_exit_code",
+        "artifacts",
+        "artifacts_exclude",
+        "upload_multiple_artifacts",
+        "upload_raw_artifacts",
     }
 )
 CLIENT_ONLY = frozenset(

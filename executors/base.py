@@ -8,7 +8,7 @@ that builds an :class:`Environment` from the same :class:`JobSpec` must find wha
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -139,6 +139,27 @@ class Entry:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A regular file of a workspace. ``fd`` is the reader's to close, -1 where ``error`` says why there is none."""
+
+    path: str
+    fd: int
+    error: str = ""
+
+
+class OpenedFiles(Protocol):
+    """Files in the order in which they were asked for; read from any one thread, which it may block."""
+
+    def __iter__(self) -> Iterator[OpenedFile]:
+        """Each file once."""
+        ...
+
+    def close(self) -> None:
+        """Ask for no more of them."""
+        ...
+
+
 class Workspace(Protocol):
     """Files of a job, touched with the job user's rights and never through a symbolic link that the job planted.
 
@@ -154,8 +175,12 @@ class Workspace(Protocol):
         """Create or replace a regular file; a link or other thing in its place is removed first."""
         ...
 
-    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024, offset: int = 0) -> bytes | None:
-        """The content of a regular file from ``offset`` on, at most ``limit`` bytes of it; None when there is none."""
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
+        """The content of a regular file, at most ``limit`` bytes of it; None when there is none."""
+        ...
+
+    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """Open regular files below ``root`` for reading. What is read is not copied through any message."""
         ...
 
     async def make_link(self, path: str, target: str) -> None:

@@ -5,10 +5,13 @@ Every component below one of the job's directories is opened without following l
 
 from __future__ import annotations
 
+import array
 import base64
 import errno
 import os
+import socket
 import stat
+import struct
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     Message = dict[str, Any]
+
+
+WINDOW = 64
+FILE_MESSAGE = struct.Struct("<II")
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -34,7 +41,7 @@ def operate(roots: list[str], operation: Message) -> Any:
     if kind == "write":
         return write_file(roots, path, base64.b64decode(operation["data"]), operation["mode"])
     if kind == "read":
-        return read_file(roots, path, operation["limit"], operation["offset"])
+        return read_file(roots, path, operation["limit"])
     if kind == "adorn":
         return adorn(roots, path, operation["mode"], operation["mtime_ns"])
     if kind == "make_link":
@@ -139,7 +146,7 @@ def make_link(roots: list[str], path: str, target: str) -> None:
         os.close(fd)
 
 
-def read_file(roots: list[str], path: str, limit: int, offset: int) -> str | None:
+def read_file(roots: list[str], path: str, limit: int) -> str | None:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -154,8 +161,6 @@ def read_file(roots: list[str], path: str, limit: int, offset: int) -> str | Non
         if not stat.S_ISREG(os.fstat(file_fd).st_mode):
             return None
         parts = []
-        if offset:
-            os.lseek(file_fd, offset, os.SEEK_SET)
         while limit > 0 and (data := os.read(file_fd, min(limit, 1 << 20))):
             parts.append(data)
             limit -= len(data)
@@ -291,3 +296,37 @@ def read_link(fd: int, entry: str) -> str:
         return os.readlink(entry, dir_fd=fd)
     except OSError:
         return ""
+
+
+def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str]) -> None:
+    """Send descriptors of regular files, opened for reading, one message each: the number of the path and an errno.
+
+    After every :data:`WINDOW` of them the other side says that it has closed as many: descriptors on their way count
+    against limits.
+    """
+    for number, path in enumerate(paths):
+        if number and number % WINDOW == 0:
+            sock.recv(1)
+        try:
+            fd = open_regular(roots, f"{root}/{path}")
+        except OSError as error:
+            sock.sendall(FILE_MESSAGE.pack(number, error.errno or errno.EIO))
+            continue
+        try:
+            descriptors = array.array("i", [fd])
+            sock.sendmsg([FILE_MESSAGE.pack(number, 0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        finally:
+            os.close(fd)
+
+
+def open_regular(roots: list[str], path: str) -> int:
+    """A descriptor of a regular file for reading, no link followed; something else is EINVAL."""
+    parent_fd, name = open_parent(roots, path)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
+    finally:
+        os.close(parent_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd

@@ -21,6 +21,7 @@ from executors.base import (
     EnvironmentLost,
     ExitStatus,
     JobSpec,
+    OpenedFiles,
     Output,
     OutputSink,
     PrepareError,
@@ -29,6 +30,7 @@ from executors.base import (
     Workspace,
     WorkspaceError,
 )
+from executors.file_feed import FileFeed
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
@@ -351,10 +353,25 @@ class ShellWorkspace:
         """See :class:`executors.base.Workspace`."""
         await self._do({"kind": "write", "path": path, "data": base64.b64encode(data).decode(), "mode": mode})
 
-    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024, offset: int = 0) -> bytes | None:
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
         """See :class:`executors.base.Workspace`."""
-        (result,) = await self._do({"kind": "read", "path": path, "limit": limit, "offset": offset})
+        (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
         return None if result is None else base64.b64decode(result)
+
+    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """See :class:`executors.base.Workspace`."""
+        feed = FileFeed(self._link.record_dir, paths)
+        problem = "cancelled"
+        try:
+            answer = await self._link.call("open_files", socket=feed.name, root=root, paths=list(paths))
+            problem = answer.get("error", "")
+        finally:
+            if problem:
+                feed.close()
+        if problem:
+            raise WorkspaceError(f"open files: {problem}")
+        feed.accept()
+        return feed
 
     async def make_link(self, path: str, target: str) -> None:
         """See :class:`executors.base.Workspace`."""

@@ -23,6 +23,3 @@ class Level(StrEnum):
     DEFAULT = "default"
     SLOW = "slow"
     SLOWEST = "slowest"
-
-
-DEFLATE = {Level.FASTEST: 1, Level.FAST: 3, Level.DEFAULT: 6, Level.SLOW: 8, Level.SLOWEST: 9}

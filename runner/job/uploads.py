@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Sequence
 
 from executors.base import Entry, Environment, Output, Stream, WorkspaceError
 from runner.archive.artifacts import DEFAULT_NAME, Content, compression_level, file_name, format_of
 from runner.archive.listing import list_for
-from runner.archive.match import Level, Line, Selection, select
+from runner.archive.match import Level, Line, Selection, select, shown
 from runner.archive.pack import Packed, Sink, pack
 from runner.config.duration import format_duration
 from runner.coordinator.payload import Artifact
@@ -37,6 +39,8 @@ FATAL = {
 }
 FINAL = frozenset({ArtifactVerdict.FORBIDDEN, ArtifactVerdict.TOO_LARGE, ArtifactVerdict.REFUSED})
 STORED_ALREADY = 400
+# What was deleted meanwhile is missed by nobody.
+GONE = os.strerror(errno.ENOENT)
 REDIRECT_WITHOUT_PLACE = 307
 
 
@@ -183,7 +187,11 @@ class Uploader:
             self._lines.warning(complaint)
 
         async def make(sink: Sink) -> Packed:
-            return await pack(self._files, self._project, members, sink, format=archive_format, level=level)
+            packed = await pack(self._files, self._project, members, sink, format=archive_format, level=level)
+            for path, why in packed.skipped:
+                if why != GONE:
+                    self._lines.warning(f"{shown(path)}: {why}")
+            return packed
 
         return Content(make, on_piece=moved.add)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,3 +204,34 @@ async def test_masked_values_stay_masked_in_lines_about_artifacts(
     await ended(job)
     assert "s3cret-value" not in job.log
     assert "[MASKED]/x: no matching files" in job.log
+
+
+async def test_files_are_touched_with_the_job_users_rights(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can change to another account")
+    user = "pyrunner-test"
+    subprocess.run(["useradd", "--system", "--create-home", "--shell", "/bin/bash", user], check=False)
+    Path(f"/home/{user}/.bash_logout").unlink(missing_ok=True)
+    daemon = make_daemon()
+    for directory in (daemon.root, *daemon.root.parents):
+        if str(directory).startswith("/tmp/"):
+            directory.chmod(directory.stat().st_mode | 0o055)
+    project = daemon.root / "builds" / "lab" / "0" / "group" / "project"
+    project.mkdir(parents=True)
+    (project / "secret").write_text("of root\n")
+    (project / "secret").chmod(0o600)
+    (project / "closed").mkdir(mode=0o700)
+    for directory in (project, *project.parents[:4]):
+        shutil.chown(directory, user)
+    variables = {"GIT_STRATEGY": "none"}
+    first = add_job(fake, 1, ["echo x > own"], artifacts=[entry("own", "secret", "closed")], variables=variables)
+    daemon.start("--user", user)
+    await ended(first)
+    assert first.state == "success", first.log
+    assert names(first.artifacts[0].content) == ["closed/", "own"]
+    assert "secret: Permission denied" in first.log
+    dependency = {"id": 1, "token": first.token, "name": "build", "artifacts_file": {"filename": "artifacts.zip", "size": 9}}
+    script = ["stat -c owner=%U own"]
+    second = add_job(fake, 2, script, dependencies=[dependency], variables={"GIT_STRATEGY": "empty"})
+    await ended(second)
+    assert f"owner={user}" in second.log

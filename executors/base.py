@@ -141,7 +141,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """A regular file of a workspace. ``fd`` is the reader's to close, -1 where ``error`` says why there is none."""
+    """A regular file of a workspace. ``fd`` is the receiver's to close, -1 where ``error`` says why there is none."""
 
     path: str
     fd: int
@@ -149,7 +149,7 @@ class OpenedFile:
 
 
 class OpenedFiles(Protocol):
-    """Files in the order in which they were asked for; read from any one thread, which it may block."""
+    """Files in the order in which they were asked for; taken by any one thread, which it may block."""
 
     def __iter__(self) -> Iterator[OpenedFile]:
         """Each file once."""
@@ -183,8 +183,15 @@ class Workspace(Protocol):
         """Open regular files below ``root`` for reading. What is read is not copied through any message."""
         ...
 
+    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """Make regular files below ``root`` (0600, with the directories above them) for writing, each when its turn comes.
+
+        A file, link or empty directory in the place of one is removed first.
+        """
+        ...
+
     async def make_link(self, path: str, target: str) -> None:
-        """Create or replace a symbolic link; whatever is in its place is removed first."""
+        """Create or replace a symbolic link; a file, link or empty directory in its place is removed first."""
         ...
 
     async def adorn(self, root: str, entries: Sequence[Entry]) -> None:

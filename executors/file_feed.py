@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -50,6 +51,9 @@ class FileFeed:
         """See :class:`executors.base.OpenedFiles`."""
         self._stop_listening()
         if self._sock is not None:
+            # A thread that waits for the next file is woken.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
 
     def _stop_listening(self) -> None:

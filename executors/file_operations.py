@@ -140,7 +140,7 @@ def adorn(roots: list[str], path: str, mode: int, mtime_ns: int) -> None:
 def make_link(roots: list[str], path: str, target: str) -> None:
     fd, name = open_parent(roots, path, create=True)
     try:
-        remove_entry(fd, name)
+        clear_way(fd, name)
         os.symlink(target, name, dir_fd=fd)
     finally:
         os.close(fd)
@@ -298,8 +298,10 @@ def read_link(fd: int, entry: str) -> str:
         return ""
 
 
-def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str]) -> None:
-    """Send descriptors of regular files, opened for reading, one message each: the number of the path and an errno.
+def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str], *, new: bool) -> None:
+    """Send descriptors of regular files, one message each: the number of the path and an errno.
+
+    They are opened for reading or, with ``new``, made for writing.
 
     After every :data:`WINDOW` of them the other side says that it has closed as many: descriptors on their way count
     against limits.
@@ -308,7 +310,7 @@ def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str
         if number and number % WINDOW == 0:
             sock.recv(1)
         try:
-            fd = open_regular(roots, f"{root}/{path}")
+            fd = make_regular(roots, f"{root}/{path}") if new else open_regular(roots, f"{root}/{path}")
         except OSError as error:
             sock.sendall(FILE_MESSAGE.pack(number, error.errno or errno.EIO))
             continue
@@ -317,6 +319,26 @@ def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str
             sock.sendmsg([FILE_MESSAGE.pack(number, 0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         finally:
             os.close(fd)
+
+
+def make_regular(roots: list[str], path: str) -> int:
+    """A descriptor of a new regular file (0600) for writing; a file, link or empty directory in its place is removed."""
+    parent_fd, name = open_parent(roots, path, create=True)
+    try:
+        clear_way(parent_fd, name)
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent_fd)
+    finally:
+        os.close(parent_fd)
+
+
+def clear_way(parent_fd: int, name: str) -> None:
+    """Remove what stands in the place of a file, but nothing that is in a directory."""
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        os.rmdir(name, dir_fd=parent_fd)
 
 
 def open_regular(roots: list[str], path: str) -> int:

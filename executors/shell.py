@@ -360,10 +360,17 @@ class ShellWorkspace:
 
     async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
         """See :class:`executors.base.Workspace`."""
+        return await self._feed(root, paths, new=False)
+
+    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """See :class:`executors.base.Workspace`."""
+        return await self._feed(root, paths, new=True)
+
+    async def _feed(self, root: str, paths: Sequence[str], *, new: bool) -> OpenedFiles:
         feed = FileFeed(self._link.record_dir, paths)
         problem = "cancelled"
         try:
-            answer = await self._link.call("open_files", socket=feed.name, root=root, paths=list(paths))
+            answer = await self._link.call("open_files", socket=feed.name, root=root, paths=list(paths), new=new)
             problem = answer.get("error", "")
         finally:
             if problem:

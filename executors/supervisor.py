@@ -571,7 +571,7 @@ class Supervisor:
             if pid == 0:
                 try:
                     self.drop_privileges()
-                    send_files(sock, self.roots, request["root"], request["paths"])
+                    send_files(sock, self.roots, request["root"], request["paths"], new=request["new"])
                 finally:
                     os._exit(0)
         finally:

@@ -46,11 +46,12 @@ class ArtifactCalls:
                 header_timeout_s=settings.header_timeout_s,
             ),
         )
-        message = response.failure("POST", response.url) if response.message else response.line
+        text = response.failure("POST", response.url) if response.message else response.line
         return ArtifactAnswer(
             verdict=_upload_verdict(response),
             status=response.status,
-            text=f"{message} empty location" if response.status == 307 else message,
+            text=f"{text} empty location" if response.status == 307 else text,
+            message=response.message,
             correlation_id=response.correlation_id,
             headers=response.headers,
             body=response.body[:SHOWN_BODY_BYTES],

@@ -75,12 +75,13 @@ class ArtifactVerdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactAnswer:
-    """``text`` is for the log: what the server said, or why there was no answer. ``headers`` and ``body`` (its first
-    bytes) are those of the answer to an upload."""
+    """``text`` is for the log: what the server said, or why there was no answer; ``message`` the server's own words, if
+    any. ``headers`` and ``body`` (its first bytes) are those of the answer to an upload."""
 
     verdict: ArtifactVerdict
     status: int
     text: str
+    message: str = ""
     correlation_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""

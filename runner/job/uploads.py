@@ -38,7 +38,6 @@ FATAL = {
     ArtifactVerdict.UNAVAILABLE: "service unavailable",
 }
 FINAL = frozenset({ArtifactVerdict.FORBIDDEN, ArtifactVerdict.TOO_LARGE, ArtifactVerdict.REFUSED})
-STORED_ALREADY = 400
 # What was deleted meanwhile is missed by nobody.
 GONE = os.strerror(errno.ENOENT)
 REDIRECT_WITHOUT_PLACE = 307
@@ -155,7 +154,7 @@ class Uploader:
             answer = await self._coordinator.upload_artifacts(upload, self._transfer(first=attempt == 1))
             if content.error is not None:
                 raise content.error
-            if answer.verdict is ArtifactVerdict.OK or (was_sent and answer.status == STORED_ALREADY):
+            if answer.verdict is ArtifactVerdict.OK or (was_sent and _is_stored_already(answer)):
                 self._say_stored(artifact, answer)
                 self._steps.note(f"{self._stage} {number} stored", lambda: "")
                 return
@@ -241,3 +240,8 @@ class Uploader:
 def _doing(artifact: Artifact) -> str:
     kind = f' as "{artifact.artifact_type}"' if artifact.artifact_type else ""
     return f"Uploading artifacts{kind} to coordinator..."
+
+
+def _is_stored_already(answer: ArtifactAnswer) -> bool:
+    """Whether the server has an archive of this type that differs, which it refuses with a 400."""
+    return answer.status == 400 and (not answer.message or "already" in answer.message)

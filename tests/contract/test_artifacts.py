@@ -90,6 +90,20 @@ async def test_stored_already_is_success_after_a_restart(fake: FakeCoordinator, 
     assert "stored before the runner was restarted" in job.log
 
 
+async def test_another_refusal_after_a_restart_is_none(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    fake.faults.add(UPLOAD, "delay", seconds=20)
+    headers = {"Content-Type": "application/json"}
+    fake.faults.add(UPLOAD, "status", 9, status=400, body={"message": "400 Bad request - invalid dotenv"}, headers=headers)
+    job = add_job(fake, 1, ["echo x > x"], artifacts=[entry("x")])
+    daemon.start()
+    await fake.until(lambda: count(fake, "POST"))
+    daemon.kill()
+    daemon.start()
+    await ended(job)
+    assert (job.state, job.failure_reason) == ("failed", "script_failure")
+
+
 async def test_stored_already_is_a_failure_otherwise(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     job = add_job(fake, 1, ["echo x > x; echo y > y"], artifacts=[entry("x"), entry("y")])

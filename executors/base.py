@@ -8,7 +8,7 @@ that builds an :class:`Environment` from the same :class:`JobSpec` must find wha
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -124,13 +124,40 @@ OutputSink = Callable[[Output], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated."""
+    """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated.
+
+    ``target`` is what a link contains. ``source`` is where the file lies below the root when ``path`` is another name for
+    it (one that goes through a link); empty otherwise.
+    """
 
     path: str
     kind: str  # "file", "dir", "link", "other"
     mode: int
     size: int
     mtime_ns: int
+    target: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A regular file of a workspace. ``fd`` is the receiver's to close, -1 where ``error`` says why there is none."""
+
+    path: str
+    fd: int
+    error: str = ""
+
+
+class OpenedFiles(Protocol):
+    """Files in the order in which they were asked for; taken by any one thread, which it may block."""
+
+    def __iter__(self) -> Iterator[OpenedFile]:
+        """Each file once."""
+        ...
+
+    def close(self) -> None:
+        """Ask for no more of them."""
+        ...
 
 
 class Workspace(Protocol):
@@ -150,6 +177,25 @@ class Workspace(Protocol):
 
     async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
         """The content of a regular file, at most ``limit`` bytes of it; None when there is none."""
+        ...
+
+    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """Open regular files below ``root`` for reading. What is read is not copied through any message."""
+        ...
+
+    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """Make regular files below ``root`` (0600, with the directories above them) for writing, each when its turn comes.
+
+        A file, link or empty directory in the place of one is removed first.
+        """
+        ...
+
+    async def make_link(self, path: str, target: str) -> None:
+        """Create or replace a symbolic link; a file, link or empty directory in its place is removed first."""
+        ...
+
+    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
+        """Give entries below ``root`` their mode and time (links the time only), in this order; missing ones are fine."""
         ...
 
     async def remove(self, paths: Sequence[str]) -> None:

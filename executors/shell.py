@@ -21,6 +21,7 @@ from executors.base import (
     EnvironmentLost,
     ExitStatus,
     JobSpec,
+    OpenedFiles,
     Output,
     OutputSink,
     PrepareError,
@@ -29,6 +30,7 @@ from executors.base import (
     Workspace,
     WorkspaceError,
 )
+from executors.file_feed import FileFeed
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
@@ -356,6 +358,42 @@ class ShellWorkspace:
         (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
         return None if result is None else base64.b64decode(result)
 
+    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """See :class:`executors.base.Workspace`."""
+        return await self._feed(root, paths, new=False)
+
+    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+        """See :class:`executors.base.Workspace`."""
+        return await self._feed(root, paths, new=True)
+
+    async def _feed(self, root: str, paths: Sequence[str], *, new: bool) -> OpenedFiles:
+        feed = FileFeed(self._link.record_dir, paths)
+        problem = "cancelled"
+        try:
+            answer = await self._link.call("open_files", socket=feed.name, root=root, paths=list(paths), new=new)
+            problem = answer.get("error", "")
+        finally:
+            if problem:
+                feed.close()
+        if problem:
+            raise WorkspaceError(f"open files: {problem}")
+        feed.accept()
+        return feed
+
+    async def make_link(self, path: str, target: str) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "make_link", "path": path, "target": target})
+
+    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
+        """See :class:`executors.base.Workspace`."""
+        if entries:
+            await self._do(
+                *(
+                    {"kind": "adorn", "path": f"{root}/{entry.path}", "mode": entry.mode, "mtime_ns": entry.mtime_ns}
+                    for entry in entries
+                )
+            )
+
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.base.Workspace`."""
         if paths:
@@ -369,7 +407,8 @@ class ShellWorkspace:
         """See :class:`executors.base.Workspace`."""
         (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
         return [
-            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns) for path, kind, mode, size, mtime_ns in result
+            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target)
+            for path, kind, mode, size, mtime_ns, target in result
         ]
 
     async def exists(self, path: str) -> bool:

@@ -183,7 +183,7 @@ class SupervisorLink:
     """
 
     def __init__(self, record_dir: Path) -> None:
-        self._record_dir = record_dir
+        self.record_dir = record_dir
         self._lines: JsonLines | None = None
         self._calls = Calls()
         self.moved = asyncio.Event()
@@ -195,7 +195,7 @@ class SupervisorLink:
 
     async def connect(self) -> None:
         """Connect to the socket in the record. Raises :class:`PrepareError`."""
-        dir_fd = os.open(self._record_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        dir_fd = os.open(self.record_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for _ in range(CONNECT_TRIES):
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

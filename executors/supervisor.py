@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 
-from executors.file_operations import operate, write_all
+from executors.file_operations import operate, send_files, write_all
 from executors.frames import FRAME
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
@@ -310,6 +310,8 @@ class Supervisor:
                 self.send({"id": request["id"]})
             elif command == "files":
                 self.start_files(request)
+            elif command == "open_files":
+                self.open_files(request)
             elif command == "runs":
                 self.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
@@ -566,6 +568,22 @@ class Supervisor:
         os.set_blocking(read_fd, False)
         self.file_jobs[read_fd] = (request["id"], [])
         self.epoll.register(read_fd, select.EPOLLIN)
+
+    def open_files(self, request: Message) -> None:
+        """Have a child with the job user's rights send descriptors to a socket of the record."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(f"/proc/self/fd/{self.dir_fd}/{request['socket']}")
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    self.drop_privileges()
+                    send_files(sock, self.roots, request["root"], request["paths"], new=request["new"])
+                finally:
+                    os._exit(0)
+        finally:
+            sock.close()
+        self.send({"id": request["id"]})
 
     def operate_all(self, request: Message) -> Message:
         """The results of the operations, or the first error."""

@@ -21,3 +21,7 @@ class PayloadInvalid(CoordinatorError):
 
 class RecordInvalid(RunnerError):
     """A job record on disk cannot be read."""
+
+
+class ArchiveError(RunnerError):
+    """An archive cannot be made or unpacked; the message is for the job's log."""

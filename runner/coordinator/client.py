@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from runner.coordinator.http import JSON, NO_ANSWER, NO_CLIENT, HttpClient, Response
+from runner.coordinator.artifacts import ArtifactCalls
+from runner.coordinator.http import HttpClient
 from runner.coordinator.port import Answer, JobState, JobUpdate, Verdict
+from runner.coordinator.response import JSON, NO_CLIENT, Response
 from runner.coordinator.tls import TlsData, job_data
 
 log = structlog.get_logger()
@@ -103,16 +105,16 @@ class Coordinator:
                 self._log.debug("Checking for jobs... no content")
             case 403:
                 kind = JobRequestKind.FORBIDDEN
-                self._log.error("Checking for jobs... forbidden", status=_line(response))
+                self._log.error("Checking for jobs... forbidden", status=response.line)
             case 503:
-                self._log.warning("Checking for jobs... GitLab instance currently unavailable", status=_line(response))
+                self._log.warning("Checking for jobs... GitLab instance currently unavailable", status=response.line)
             case 201:
                 self._log.warning("Checking for jobs... failed", status="201 without JSON")
             case status if status == NO_CLIENT:
                 kind = JobRequestKind.CLIENT_ERROR
                 self._log.error("Checking for jobs... client error", status=response.reason)
             case _:
-                self._log.warning("Checking for jobs... failed", status=_line(response))
+                self._log.warning("Checking for jobs... failed", status=response.line)
         got = kind is JobRequestKind.JOB
         return JobRequestResult(
             kind=kind,
@@ -128,7 +130,7 @@ class Coordinator:
         return JobCalls(self._http, self._info, job_id, job_token, self._log)
 
 
-class JobCalls:
+class JobCalls(ArtifactCalls):
     """The calls of one job; see :class:`runner.coordinator.port.JobCoordinator`."""
 
     def __init__(
@@ -139,10 +141,8 @@ class JobCalls:
         job_token: str,
         logger: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        self._http = http
+        super().__init__(http, job_id, job_token)
         self._info = info
-        self._job_id = job_id
-        self._token = job_token
         self._log = logger.bind(job=job_id)
 
     async def update(self, update: JobUpdate) -> Answer:
@@ -170,7 +170,7 @@ class JobCalls:
             # The answer to a final update carries the final state: the update was taken.
             self._log.info("Submitting job to coordinator...ok", **facts)
         else:
-            self._log.warning("Submitting job to coordinator... failed", status=_line(response), **facts)
+            self._log.warning("Submitting job to coordinator... failed", status=response.line, **facts)
         return answer
 
     def _update_body(self, update: JobUpdate) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class JobCalls:
             "job-log": response.headers.get("Range", ""),
             "job-status": answer.job_status,
             "correlation_id": response.correlation_id,
-            "status": _line(response),
+            "status": response.line,
         }
         if verdict is Verdict.OK:
             self._log.info("Appending trace to coordinator...ok", **facts)
@@ -280,9 +280,3 @@ def _held_bytes(response: Response) -> int:
     """The number behind the dash of ``Range``; 0 where it cannot be read."""
     text = response.headers.get("Range", "").partition("-")[2].strip()
     return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _line(response: Response) -> str:
-    if response.status == NO_ANSWER:
-        return response.reason
-    return f"{response.status} {response.reason}".strip()

@@ -8,8 +8,8 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
@@ -18,6 +18,7 @@ import msgspec
 import structlog
 from yarl import URL
 
+from runner.coordinator.response import JSON, NO_ANSWER, NO_CLIENT, Response, safe_url
 from runner.coordinator.tls import TlsFiles, make_context
 from runner.errors import CoordinatorError
 from runner.identity import user_agent
@@ -32,11 +33,11 @@ CONNECT_TIMEOUT_S = 30.0
 HEADER_TIMEOUT_S = 600.0
 TOTAL_TIMEOUT_S = 3600.0
 IDLE_CONNECTION_S = 90.0
-NO_ANSWER = -1
-NO_CLIENT = -100
 DEFAULT_PORTS = {"http": 80, "https": 443}
+READ_BUFFER_BYTES = 1024 * 1024
 TOKEN_HEADERS = ("JOB-TOKEN", "RUNNER-TOKEN", "PRIVATE-TOKEN")
-JSON = "application/json"
+# A body that is made anew for every request of a call.
+Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 class RequestObserver(Protocol):
@@ -52,21 +53,34 @@ class RequestObserver(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """An answer. ``retried`` tells that a status was seen that asks for another try. ``ssl`` is the connection's."""
+class Transfer:
+    """What is special about a call that moves a file.
 
-    status: int
-    reason: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    retried: bool = False
-    correlation_id: str = ""
-    ssl: ssl.SSLObject | None = None
+    ``attempts`` are those of the retry layer. ``sink`` gets the body of a 200, which then is not in the answer.
+    ``on_wait`` hears of each pause between attempts: seconds, method, URL. The times are limits of each request.
+    """
 
-    @property
-    def is_json(self) -> bool:
-        """Whether the body says that it is JSON."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower() == JSON
+    attempts: int = ATTEMPTS
+    redirects: bool = True
+    sink: Callable[[bytes], None] | None = None
+    on_wait: Callable[[float, str, str], None] | None = None
+    total_timeout_s: float = TOTAL_TIMEOUT_S
+    header_timeout_s: float = HEADER_TIMEOUT_S
+
+
+CALL = Transfer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A request as it is sent; redirects change it."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: Body | None
+    path: str
+    transfer: Transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +100,6 @@ def base_url(url: str) -> str:
         raise CoordinatorError(f"only http and https URLs with a host can be used, not {safe_url(url)!r}")
     path = parts.path.rstrip("/").removesuffix("/ci")
     return urlunsplit((parts.scheme, parts.netloc, f"{path.rstrip('/')}/api/v4/", "", ""))
-
-
-def safe_url(url: str) -> str:
-    """A URL without credentials and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 class HttpClient:
@@ -133,9 +140,10 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         query: str = "",
-        body: bytes | None = None,
+        body: Body | None = None,
         content_type: str = JSON,
         endpoint: str = "",
+        transfer: Transfer = CALL,
     ) -> Response:
         """One call with its retries. Status -1: no answer, -100: the URL or the TLS files cannot be used."""
         started = time.monotonic()
@@ -148,7 +156,8 @@ class HttpClient:
         sent = {"User-Agent": self._agent, "X-Request-Id": request_id, **(headers or {})}
         if body is not None:
             sent["Content-Type"] = content_type
-        response = await self._with_retries(session, method, target, sent, body, path)
+        request = _Request(method=method, target=target, headers=sent, body=body, path=path, transfer=transfer)
+        response = await self._with_retries(session, request)
         if self._observer is not None and endpoint:
             self._observer.requested(endpoint, method, response.status, time.monotonic() - started)
         return response
@@ -174,7 +183,7 @@ class HttpClient:
         if response.status < 0:
             return JsonAnswer(status=response.status, text=response.reason, response=response)
         if response.status != expected:
-            text = describe_failure(method, base_url(self._url) + path, response)
+            text = response.failure(method, base_url(self._url) + path)
             return JsonAnswer(status=response.status, text=text, response=response)
         if not response.is_json:
             kind = response.headers.get("Content-Type", "")
@@ -184,70 +193,81 @@ class HttpClient:
         except msgspec.DecodeError as error:
             return JsonAnswer(status=NO_ANSWER, text=f"the answer cannot be decoded: {error}", response=response)
 
-    async def _with_retries(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        target: str,
-        headers: dict[str, str],
-        body: bytes | None,
-        path: str,
-    ) -> Response:
+    async def _with_retries(self, session: aiohttp.ClientSession, request: _Request) -> Response:
         retried = False
         response = Response(status=NO_ANSWER)
-        for attempt in range(ATTEMPTS):
+        attempts = request.transfer.attempts
+        for attempt in range(attempts):
             if self._observer is not None:
-                self._observer.attempted(path, method)
+                self._observer.attempted(request.path, request.method)
             try:
-                response = await self._follow(session, method, target, headers, body)
+                response = await self._follow(session, request)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 return Response(
                     status=NO_ANSWER,
                     reason=_describe_error(error),
                     retried=retried,
-                    correlation_id=headers["X-Request-Id"],
+                    correlation_id=request.headers["X-Request-Id"],
                 )
             if not _is_retriable(response.status):
-                return response if not retried else _marked(response)
+                return response if not retried else replace(response, retried=True)
             retried = True
-            if attempt + 1 < ATTEMPTS:
+            if attempt + 1 < attempts:
                 wait_s = _wait_s(attempt, response.headers)
                 log.warning("Waiting before making the next call", duration=f"{wait_s:.3f}s", status=response.status)
+                if request.transfer.on_wait is not None:
+                    request.transfer.on_wait(wait_s, request.method, safe_url(request.target))
                 await asyncio.sleep(wait_s)
-        return _marked(response)
+        return replace(response, retried=True)
 
-    async def _follow(
-        self, session: aiohttp.ClientSession, method: str, target: str, headers: dict[str, str], body: bytes | None
-    ) -> Response:
+    async def _follow(self, session: aiohttp.ClientSession, request: _Request) -> Response:
         """One request and the redirects that it leads to; tokens stay with the host that they were meant for."""
-        origin = urlsplit(target)
-        for _ in range(MAX_REQUESTS):
-            url = URL(target, encoded=True)
-            async with session.request(method, url, headers=headers, data=body, allow_redirects=False) as answer:
-                connection = _ssl_object(answer)
-                content = await answer.read()
-                location = answer.headers.get("Location")
-                if answer.status not in (301, 302, 303, 307, 308) or not location:
-                    return Response(
-                        status=answer.status,
-                        reason=answer.reason or "",
-                        headers=answer.headers,
-                        body=content,
-                        correlation_id=answer.headers.get("X-Request-Id") or headers["X-Request-Id"],
-                        ssl=connection,
-                    )
-                if answer.status in (301, 302, 303) and method not in ("GET", "HEAD"):
-                    method, body = "GET", None
-                    headers = {name: value for name, value in headers.items() if name != "Content-Type"}
-            headers = {**headers, "Referer": safe_url(target)}
-            target = urljoin(target, location)
+        origin = urlsplit(request.target)
+        for number in range(MAX_REQUESTS):
+            response = await self._send(session, request)
+            location = response.headers.get("Location")
+            is_redirect = response.status in (301, 302, 303, 307, 308) and location and request.transfer.redirects
+            if not is_redirect or location is None:
+                return replace(response, redirected=number > 0)
+            headers = {**request.headers, "Referer": safe_url(request.target)}
+            if response.status in (301, 302, 303) and request.method not in ("GET", "HEAD"):
+                del headers["Content-Type"]
+                request = replace(request, method="GET", body=None)
+            target = urljoin(request.target, location)
             if not _may_have_tokens(origin, urlsplit(target)):
-                if body is not None:
-                    raise ValueError(
-                        f"redirect to {safe_url(target)} refused: the request holds a token, which is for {origin.netloc}"
-                    )
+                if isinstance(request.body, bytes):
+                    host = origin.hostname
+                    raise ValueError(f"redirect to {safe_url(target)} refused: the request holds a token, which is for {host}")
                 headers = {name: value for name, value in headers.items() if name not in TOKEN_HEADERS}
+            request = replace(request, target=target, headers=headers)
         raise ValueError(f"stopped after {MAX_REQUESTS} redirects")
+
+    async def _send(self, session: aiohttp.ClientSession, request: _Request) -> Response:
+        transfer = request.transfer
+        async with session.request(
+            request.method,
+            URL(request.target, encoded=True),
+            headers=request.headers,
+            data=request.body() if callable(request.body) else request.body,
+            allow_redirects=False,
+            timeout=_timeout(transfer.total_timeout_s, transfer.header_timeout_s),
+        ) as answer:
+            connection = _ssl_object(answer)
+            content = b""
+            if transfer.sink is not None and answer.status == 200:
+                async for piece in answer.content.iter_any():
+                    transfer.sink(piece)
+            else:
+                content = await answer.read()
+            return Response(
+                status=answer.status,
+                reason=answer.reason or "",
+                headers=answer.headers,
+                body=content,
+                correlation_id=answer.headers.get("X-Request-Id") or request.headers["X-Request-Id"],
+                ssl=connection,
+                url=safe_url(request.target),
+            )
 
     async def _ready(self) -> aiohttp.ClientSession:
         """A session with current TLS files, and without connections that are too old."""
@@ -259,13 +279,12 @@ class HttpClient:
         old, self._session = self._session, None
         context = make_context(self._tls) if urlsplit(self._url).scheme == "https" else False
         connector = aiohttp.TCPConnector(ssl=context or True, limit=0, keepalive_timeout=IDLE_CONNECTION_S)
-        timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=HEADER_TIMEOUT_S)
         host = urlsplit(self._url).hostname or ""
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=timeout,
             trust_env=not _is_loopback(host),
             auto_decompress=True,
+            read_bufsize=READ_BUFFER_BYTES,
             headers={"Accept-Encoding": "gzip"},
             skip_auto_headers=("Accept", "User-Agent", "Content-Type"),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -299,39 +318,8 @@ def _port(parts: SplitResult) -> int:
     return parts.port or DEFAULT_PORTS[parts.scheme]
 
 
-def describe_failure(method: str, url: str, response: Response) -> str:
-    """What the log says of a call that did not end as expected (``runner-api.md`` 1.9)."""
-    line = f"{response.status} {response.reason}"
-    message = _server_message(response)
-    behind = f" ({message})" if message and message != line else ""
-    return f"{method} {safe_url(url)}: {line}{behind}"
-
-
-def _server_message(response: Response) -> str:
-    if not response.is_json:
-        return ""
-    try:
-        found = msgspec.json.decode(response.body)
-    except msgspec.DecodeError:
-        return ""
-    message = found.get("message") if isinstance(found, dict) else None
-    if isinstance(message, str):
-        return message
-    if isinstance(message, dict) and all(isinstance(value, list) for value in message.values()):
-        return ", ".join(f"{key}: {'; '.join(map(str, value))}" for key, value in message.items())
-    return ""
-
-
-def _marked(response: Response) -> Response:
-    return Response(
-        status=response.status,
-        reason=response.reason,
-        headers=response.headers,
-        body=response.body,
-        retried=True,
-        correlation_id=response.correlation_id,
-        ssl=response.ssl,
-    )
+def _timeout(total_s: float, header_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=header_s)
 
 
 def _is_retriable(status: int) -> bool:

@@ -58,6 +58,10 @@ IMPLEMENTED = frozenset(
         "multi_build_steps",
         "return_exit_code",
         "job_inputs",
+        "artifacts",
+        "artifacts_exclude",
+        "upload_multiple_artifacts",
+        "upload_raw_artifacts",
     }
 )
 CLIENT_ONLY = frozenset(

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from runner.coordinator.http import NO_ANSWER, NO_CLIENT, HttpClient, JsonAnswer
+from runner.coordinator.http import HttpClient, JsonAnswer
+from runner.coordinator.response import NO_ANSWER, NO_CLIENT
 
 CREATED_PREFIX = "glrt-"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
+from runner.coordinator.port import JobReports, JobState, JobUpdate, Verdict
 from runner.job.outcome import Outcome, Reason
 
 SETTLED = (Verdict.OK, Verdict.NOT_COMPLETE, Verdict.ABORT, Verdict.GONE)
 
 
-async def refuse(calls: JobCoordinator, text: str, *, trace: Path | None = None) -> bool:
+async def refuse(calls: JobReports, text: str, *, trace: Path | None = None) -> bool:
     """Report the job failed; False when the coordinator could not be told. ``text`` is put at the end of its log, of which
     the coordinator may have the beginning of ``trace`` already."""
     outcome = Outcome(reason=Reason.SYSTEM, message=text)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from executors.base import Environment, EnvironmentLost, ExecutorError, ExitStatus, PrepareError, Script, Stream
+from runner.coordinator.port import JobCoordinator
+from runner.job.artifacts import ArtifactStages
 from runner.job.outcome import (
     JobFailure,
     Reason,
@@ -28,7 +30,7 @@ from runner.job.sources import Sources
 from runner.job.stages import Stage, headline, user_stage
 from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopReason, StopScope
-from runner.trace.log import JobLog
+from runner.trace.log import JobLog, StageLog
 
 log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ class JobPath:
         *,
         plan: JobPlan,
         environment: Environment,
+        coordinator: JobCoordinator,
         job_log: JobLog,
         steps: Steps,
         scripts: ScriptRunner,
@@ -72,6 +75,9 @@ class JobPath:
         self._scripts = scripts
         self._sources_plan = plan.sources()
         self._sources = Sources(environment, self._sources_plan)
+        self._artifacts = ArtifactStages(
+            plan, environment, coordinator, steps, take=self._take, attempt=self._attempt, in_stage=self._in_stage
+        )
         self._job_scope = job_scope
         self._script_scope = script_scope
         self._is_detached = is_detached
@@ -88,11 +94,12 @@ class JobPath:
     async def run(self) -> None:
         """The path of a job, top to bottom."""
         await self._limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
-        failure = await self._get_sources()
+        failure = await self._get_sources() or await self._artifacts.download()
         if failure is None:
             self._announce()
             failure = await self._user_steps()
             failure = await self._after_script(failure)
+        failure = await self._artifacts.upload(failure, _status_of(failure))
         await self._clean_up()
         if failure is not None:
             raise failure
@@ -167,18 +174,28 @@ class JobPath:
         return None
 
     async def _attempt_sources(self) -> None:
+        async def clear(attempt: int) -> None:
+            if attempt == 1:
+                await self._take(Stage.CLEAR_WORKTREE, self._clear_worktree)
+
         attempts = self._plan.settings.get_sources_attempts
+        await self._attempt(Stage.GET_SOURCES, attempts, self._sources_once, between=clear)
+
+    async def _attempt(
+        self, stage: Stage, attempts: int, body: Body, *, between: Callable[[int], Awaitable[None]] | None = None
+    ) -> None:
+        """A stage that may be tried more than once; raises the last failure. ``between`` is done before the next try."""
         for attempt in range(1, attempts + 1):
             try:
-                await self._take(Stage.GET_SOURCES, self._sources_once, key=f"{Stage.GET_SOURCES} {attempt}")
+                await self._take(stage, body, key=f"{stage} {attempt}")
                 return
             except JobFailure:
                 if attempt == attempts:
                     raise
-            self._say(f"retry sources {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
+            self._say(f"retry {stage} {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
             await asyncio.sleep(self._pause_s(attempt))
-            if attempt == 1:
-                await self._take(Stage.CLEAR_WORKTREE, self._clear_worktree)
+            if between is not None:
+                await between(attempt)
 
     def _pause_s(self, attempt: int) -> float:
         if self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]:
@@ -240,6 +257,15 @@ class JobPath:
         stage = self._log.open_stage()
         await self._sources.clear(stage, step.at_ns)
         stage.close(time.time_ns())
+
+    async def _in_stage(self, work: Callable[[StageLog], Awaitable[None]]) -> None:
+        """Work that writes into the log of the stage."""
+        stage = self._log.open_stage()
+        try:
+            await work(stage)
+        finally:
+            if not self._is_detached():
+                stage.close(time.time_ns())
 
     # Scripts
 

@@ -246,6 +246,7 @@ class JobRun:
         self.path = JobPath(
             plan=self.plan,
             environment=self._environment,
+            coordinator=self._coordinator,
             job_log=self._log,
             steps=self._steps,
             scripts=scripts,

@@ -49,6 +49,7 @@ class JobSettings:
     lfs_skip_smudge: bool | None
     after_script_ignore_errors: bool
     get_sources_attempts: int
+    artifact_download_attempts: int
     warnings: tuple[str, ...] = ()
 
 
@@ -139,8 +140,8 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     ignore_errors = reader.boolean("AFTER_SCRIPT_IGNORE_ERRORS", default=True)
     reader.integer("CACHE_REQUEST_TIMEOUT", 10)
     get_sources = reader.attempts("GET_SOURCES_ATTEMPTS")
+    artifact_download = reader.attempts("ARTIFACT_DOWNLOAD_ATTEMPTS")
     for name in (
-        "ARTIFACT_DOWNLOAD_ATTEMPTS",
         "RESTORE_CACHE_ATTEMPTS",
         "EXECUTOR_JOB_SECTION_ATTEMPTS",
         "SECRETS_RETRIEVAL_ATTEMPTS",
@@ -167,6 +168,7 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
         lfs_skip_smudge=lfs_skip,
         after_script_ignore_errors=ignore_errors,
         get_sources_attempts=get_sources,
+        artifact_download_attempts=artifact_download,
         warnings=(*disabled, *reader.warnings, *reader.clamped),
     )
 

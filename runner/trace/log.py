@@ -5,7 +5,7 @@ Order for every stream: masked values, URL parameters, token prefixes, timestamp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -29,6 +29,9 @@ YELLOW = b"\x1b[0;33m"
 RED = b"\x1b[31;1m"
 OWN_STREAM = 0
 SCRIPT_STREAM = 1
+# Lines about archives are as wide as those of the reference's helper program.
+TOOL_WIDTH = 50
+TOOL_LEVELS = {"info": (b"", ""), "warning": (YELLOW, "WARNING: "), "error": (RED, "ERROR: "), "fatal": (RED, "FATAL: ")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,13 @@ class StageLog:
         """A yellow line in the place of a script's: without the word WARNING."""
         self._spool.write(self._writers[Stream.STDOUT].line(YELLOW, text, time_ns))
 
+    def tool(self, level: str, text: str, time_ns: int, facts: Mapping[str, object] | None = None) -> None:
+        """A line about an archive, in the place of a helper program's standard error. ``facts`` stand behind the text.
+
+        ``level`` is ``info``, ``warning``, ``error`` or ``fatal``.
+        """
+        self._spool.write(self._writers[Stream.STDERR].tool(level, text, facts or {}, time_ns))
+
     def close(self, time_ns: int) -> None:
         """Release what the filters hold back."""
         for writer in self._writers.values():
@@ -199,10 +209,22 @@ class _Writer:
 
     def line(self, colour: bytes, text: str, time_ns: int) -> bytes:
         """A line of the runner's own. Its colour ends whatever the filters were in, and is not masked itself."""
+        return self._own(colour + self._masked(text) + RESET + b"\n", time_ns)
+
+    def tool(self, level: str, text: str, facts: Mapping[str, object], time_ns: int) -> bytes:
+        colour, word = TOOL_LEVELS[level]
+        behind = b"".join(
+            b" " + colour + key.encode() + RESET + b"=" + self._masked(str(value)) for key, value in sorted(facts.items())
+        )
+        return self._own(colour + self._masked(f"{word}{text}".ljust(TOOL_WIDTH)) + RESET + b" " + behind + b"\n", time_ns)
+
+    def _masked(self, text: str) -> bytes:
+        return _StreamFilters(self._phrases, self._prefixes).masked(text)
+
+    def _own(self, line: bytes, time_ns: int) -> bytes:
         pieces = self._filters.close()
         self._filters = _StreamFilters(self._phrases, self._prefixes)
-        own = colour + _StreamFilters(self._phrases, self._prefixes).masked(text) + RESET + b"\n"
-        return self._stamp([*pieces, Piece(own)], time_ns)
+        return self._stamp([*pieces, Piece(line)], time_ns)
 
     def close(self, time_ns: int) -> bytes:
         rest = self._stamp(self._filters.close(), time_ns)

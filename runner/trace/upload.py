@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from runner.coordinator.port import Answer, JobCoordinator, JobState, JobUpdate, Verdict
+from runner.coordinator.port import Answer, JobReports, JobState, JobUpdate, Verdict
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class TraceUploader:
     def __init__(
         self,
         *,
-        coordinator: JobCoordinator,
+        coordinator: JobReports,
         spool: Log,
         settings: UploadSettings,
         on_cancel: Callable[[], None],

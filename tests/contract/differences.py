@@ -81,27 +81,18 @@ DIFFERS: dict[str, Difference] = {
     "profile-prints": Difference("a login shell, and so its profile, runs for the user's scripts only"),
     "success-timestamps": Difference(STREAMS),
     "stamp-helper-lines": Difference("caches are not in this version"),
+    "job-timeout-in-upload": Difference("no helper program is there to be terminated"),
 }
 
-ARTIFACTS = "artifacts are not in this version"
 CACHES = "caches are not in this version"
 SUBMODULES = "submodules are not in this version"
 NOT_YET: dict[str, str] = {
-    "after-script-not-ignored-flavour": ARTIFACTS,
+    "after-script-not-ignored-flavour": CACHES,
     "cache-policy-unknown": CACHES,
-    "dependency-attempts": ARTIFACTS,
-    "dependency-missing": ARTIFACTS,
     "gitlab-env-paths-and-next-job": CACHES,
-    "job-timeout-in-upload": ARTIFACTS,
-    "cancel-during-upload": ARTIFACTS,
-    "script-timeout": ARTIFACTS,
-    "sources-bad-sha-attempts": ARTIFACTS,
-    "stages-all-failure": ARTIFACTS,
-    "stages-all-success": ARTIFACTS,
-    "upload-fails": ARTIFACTS,
-    "upload-fails-after-script-failed": ARTIFACTS,
-    "full-job": ARTIFACTS,
-    "artifact-*": ARTIFACTS,
+    "stages-all-failure": CACHES,
+    "stages-all-success": CACHES,
+    "full-job": CACHES,
     "trace-404-final": "whether the 404 of the first patch comes before the end of the job follows from the machine",
 }
 
@@ -153,4 +144,59 @@ SCHEDULE_DIFFERS: dict[str, str] = {
     "sched-limit-1-long-poll": "a turn falls together with the end of a poll, which comes first is chance",
     "sched-request-concurrency-1-long-poll": "a turn falls together with the end of a poll, which comes first is chance",
     "sched-long-poll-starving": "one runner's long poll does not starve another",
+}
+
+
+@dataclass(frozen=True)
+class ArtifactDifference:
+    """``log``, ``uploads`` and ``requests``: whether those still must be the recording's."""
+
+    reason: str
+    ends: tuple[tuple[str, str | None, int | None], ...] = ()
+    log: bool = False
+    uploads: bool = True
+    requests: bool = True
+
+
+ONCE = "an archive that cannot be made is tried once, before anything is sent, and said in plain words"
+REFUSED = "401, 404 and 405 are final: the same upload gets the same answer"
+SPECIAL = "sockets, FIFOs and devices are named in a warning instead of being counted"
+ARTIFACT_DIFFERS: dict[str, ArtifactDifference] = {
+    "artifact-excludes-table": ArtifactDifference("a pattern that leads out is warned of once"),
+    "artifact-format-unknown": ArtifactDifference(ONCE),
+    "artifact-gzip-directory": ArtifactDifference(ONCE, requests=False),
+    "artifact-gzip-link": ArtifactDifference(ONCE, requests=False),
+    "artifact-raw-directory": ArtifactDifference(ONCE, requests=False),
+    "artifact-raw-two-files": ArtifactDifference(ONCE, requests=False),
+    "artifact-metadata": ArtifactDifference(
+        "without CI_RUNNER_ID there is a warning instead of a statement", (SUCCESS,), uploads=False, requests=False
+    ),
+    "artifact-metadata-complete": ArtifactDifference("the statement names this program and its version", log=True, uploads=False),
+    "artifact-meter-malformed": ArtifactDifference(
+        "a malformed frequency of the meter is a warning", (SUCCESS,), uploads=False, requests=False
+    ),
+    "artifact-modes": ArtifactDifference(SPECIAL, log=True),
+    "artifact-unreadable-and-vanished": ArtifactDifference(SPECIAL, log=True),
+    "artifact-patterns-table-1": ArtifactDifference(SPECIAL, log=True),
+    "artifact-patterns-table-2": ArtifactDifference(SPECIAL + "; an archive without entries is not sent", requests=False),
+    "artifact-path-below-link-out": ArtifactDifference(
+        "what lies behind a link out of the project is refused", uploads=False, requests=False
+    ),
+    "artifact-project-dir-removed": ArtifactDifference("said in plain words"),
+    "artifact-upload-401": ArtifactDifference(REFUSED, requests=False),
+    "artifact-upload-404": ArtifactDifference(REFUSED, requests=False),
+    "artifact-upload-405": ArtifactDifference(REFUSED, requests=False),
+    "artifact-upload-503": ArtifactDifference(
+        "only the first try goes through the retry layer: ten requests in the same time", requests=False
+    ),
+    "artifact-upload-debug-trace": ArtifactDifference(TRACE),
+    "artifact-download-reset": ArtifactDifference(
+        "a request on a kept connection that the server has closed is sent again at once", requests=False
+    ),
+}
+ZSTANDARD = "zstandard is not in this version"
+ARTIFACT_NOT_REPLAYED = {
+    "artifact-formats": ZSTANDARD,
+    "artifact-download-tarzstd": ZSTANDARD,
+    "artifact-download-direct-other-host": "the store of another name: see test_artifacts.py",
 }

@@ -60,8 +60,17 @@ PRODUCT = {
 }
 
 
+# Lines of the reference's helper program: padded, with facts behind that vary; one of them names the program itself.
+_HELPER = re.compile(r" *\x1b\[0;m (?: (?:\x1b\[[0-9;]*m)?[A-Za-z_\[\]-]+\x1b\[0;m=.*)?$", re.DOTALL)
+_HELPER_START = re.compile(r"Runtime platform +\x1b\[0;m  arch\x1b\[0;m=.*\n")
+# A count of what was selected: of visits there, of what is packed here.
+_COUNT = re.compile(r": (found|excluded) \d+ (matching|files)")
+_METER = re.compile(r"\r(Uploading|Downloading) artifacts [\d.]+ \w+ \([\d.]+ \w+/s\) +\n?")
+
+
 def normalised(log: str, places: dict[str, str]) -> list[str]:
     """Lines of a log without what varies from run to run. ``places``: placeholder -> this run's text."""
+    log = _METER.sub("", _HELPER_START.sub("", log))
     for name, text in places.items():
         if text:
             log = log.replace(text, "{" + name + "}")
@@ -70,7 +79,7 @@ def normalised(log: str, places: dict[str, str]) -> list[str]:
     log = log.replace(socket.gethostname(), "{HOSTNAME}")
     for pattern, replacement in _RULES:
         log = pattern.sub(replacement, log)
-    return log.split("\n")
+    return [_COUNT.sub(r": \1 N \2", _HELPER.sub("\x1b[0;m", line)) for line in log.split("\n")]
 
 
 def same(expected: list[str], got: list[str]) -> bool:

@@ -37,7 +37,13 @@ async def replay(
 ) -> Replay:
     server = scenario.get("server") or {}
     recorded = scenario["jobs"]
-    fake = FakeCoordinator(root / "server", trace_interval=server.get("trace_interval"), strict=False)
+    fake = FakeCoordinator(
+        root / "server",
+        trace_interval=server.get("trace_interval"),
+        strict=False,
+        redirect_artifacts=server.get("redirect_artifacts", False),
+        store_takes_tokens=server.get("store_takes_tokens", False),
+    )
     async with fake:
         home = root / "runner"
         places = {"ROOT": str(home), "HOST": fake.places["HOST"], **tokens(len(recorded))}

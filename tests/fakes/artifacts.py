@@ -57,6 +57,8 @@ class ArtifactStore:
         token = request.headers.get("JOB-TOKEN")
         target = self._jobs.get(int(request.match_info["id"]))
         owner = next((job for job in self._jobs.values() if token and job.token == token), None)
+        if owner is None and target is None and not self._strict:
+            return web.json_response({"message": "404 Not Found"}, status=404)
         if owner is None or (owner is not target and owner.state not in EXECUTING):
             return web.json_response({"message": "401 Unauthorized"}, status=401)
         archive = next((one for one in target.artifacts if one.kind == "archive"), None) if target is not None else None

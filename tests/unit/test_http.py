@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from runner.coordinator.http import NO_ANSWER, HttpClient, _may_have_tokens
+from runner.coordinator.http import HttpClient, _may_have_tokens
+from runner.coordinator.response import NO_ANSWER
 
 
 class Server:

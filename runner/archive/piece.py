@@ -1,0 +1,80 @@
+"""Deflating one piece of a file by itself: pieces put together are one deflate stream."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Protocol
+
+from isal import isal_zlib
+
+from runner.archive.formats import Level
+
+RAW = -zlib.MAX_WBITS
+# ISA-L knows only fast levels: what shall be smaller is left to zlib.
+# Its level 0 is no faster than 1 and makes much larger.
+ISAL = {Level.FASTEST: 1, Level.FAST: 1, Level.DEFAULT: 2}
+ZLIB = {Level.SLOW: 6, Level.SLOWEST: 9}
+
+
+# A sample of a piece tells whether to try: what is compressed already would cost most and gain nothing.
+SAMPLE_BYTES = 16 * 1024
+SAMPLED_BYTES = 256 * 1024
+WORTH = 0.98
+BLOCK_BYTES = 0xFFFF
+# A deflate stream without content.
+NOTHING = b"\x03\x00"
+Parts = list[bytes | memoryview]
+
+
+class Deflater(Protocol):
+    """Compresses a piece; the last one of a file ends the stream."""
+
+    def __call__(self, piece: bytes, *, is_last: bool) -> Parts: ...
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes | memoryview, /) -> bytes: ...
+
+    def flush(self, mode: int = ..., /) -> bytes: ...
+
+
+def deflater(level: Level) -> Deflater:
+    """How pieces are compressed at a level."""
+
+    def make() -> _Compressor:
+        if level in ISAL:
+            fast: _Compressor = isal_zlib.compressobj(ISAL[level], isal_zlib.DEFLATED, RAW)
+            return fast
+        return zlib.compressobj(ZLIB[level], zlib.DEFLATED, RAW)
+
+    def deflate(piece: bytes, *, is_last: bool) -> Parts:
+        if len(piece) >= SAMPLED_BYTES and not _is_worth_it(piece):
+            return _stored(piece, is_last=is_last)
+        compressor = make()
+        parts: Parts = [compressor.compress(piece), compressor.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)]
+        return parts if sum(map(len, parts)) <= len(piece) else _stored(piece, is_last=is_last)
+
+    return deflate
+
+
+def _is_worth_it(piece: bytes) -> bool:
+    """Whether the beginning or the middle of a piece becomes smaller."""
+    view = memoryview(piece)
+    for start in (0, len(piece) // 2):
+        compressor: _Compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, RAW)
+        packed = len(compressor.compress(view[start : start + SAMPLE_BYTES])) + len(compressor.flush())
+        if packed < WORTH * SAMPLE_BYTES:
+            return True
+    return False
+
+
+def _stored(piece: bytes, *, is_last: bool) -> Parts:
+    """A piece as stored blocks of a deflate stream, which begin at whole bytes."""
+    view = memoryview(piece)
+    parts: Parts = [] if piece or not is_last else [NOTHING]
+    for start in range(0, len(piece), BLOCK_BYTES):
+        block = view[start : start + BLOCK_BYTES]
+        is_end = is_last and start + BLOCK_BYTES >= len(piece)
+        parts += [struct.pack("<BHH", is_end, len(block), len(block) ^ 0xFFFF), block]
+    return parts

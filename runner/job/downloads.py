@@ -1,0 +1,117 @@
+"""Downloading the artifacts of one earlier job: fetch, unpack (``job-lifecycle.md`` 13.4, 13.5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from executors.base import Environment, WorkspaceError
+from runner.archive.artifacts import sniff
+from runner.archive.unpack import Limits, unpack
+from runner.config.duration import format_duration
+from runner.coordinator.payload import Dependency
+from runner.coordinator.port import ArtifactAnswer, ArtifactVerdict, JobCoordinator, TransferSettings
+from runner.errors import ArchiveError
+from runner.identity import short_token
+from runner.job.lines import METER, WAITING, Lines, Meter, meter, meter_frequency
+from runner.job.outcome import tool_failed
+from runner.job.plan import JobPlan
+
+TRIES = 3
+REQUESTS = 5
+PAUSE_S = 1.0
+DOING = "Downloading artifacts from coordinator..."
+FATAL = {
+    ArtifactVerdict.FORBIDDEN: "permission denied",
+    ArtifactVerdict.UNAUTHORIZED: "permission denied",
+    ArtifactVerdict.NOT_FOUND: "file does not exist",
+}
+FAILED = "invalid argument"
+
+
+class Downloader:
+    """Downloads for one stage. A failure is said in the log and raised as :class:`runner.job.outcome.JobFailure`."""
+
+    def __init__(self, plan: JobPlan, environment: Environment, coordinator: JobCoordinator, lines: Lines) -> None:
+        self._plan = plan
+        self._files = environment.files
+        self._coordinator = coordinator
+        self._lines = lines
+        # In the record, which nobody but the runner can read; removed with it at the latest.
+        self._path = plan.record.directory / "download"
+
+    async def download(self, dependency: Dependency) -> None:
+        """Fetch one archive, and unpack it over what is there."""
+        self._lines.notice(f"Downloading artifacts for {dependency.name} ({dependency.id})...")
+        frequency_s = meter_frequency(self._plan.variables.get(METER), self._lines)
+        try:
+            async with meter(self._lines, "Downloading artifacts", frequency_s) as moved:
+                await self._fetch(dependency, moved)
+            project = self._plan.directories.project
+            await unpack(self._files, project, self._path, format=sniff(self._path), limits=Limits())
+        except (ArchiveError, WorkspaceError) as error:
+            self._lines.fatal(str(error))
+            raise tool_failed(1) from error
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    async def _fetch(self, dependency: Dependency, moved: Meter) -> None:
+        for attempt in range(1, TRIES + 1):
+            direct = attempt == 1 and self._plan.flags["FF_USE_DIRECT_DOWNLOAD"]
+            answer = await self._ask(dependency, moved, direct=direct)
+            if answer.verdict is ArtifactVerdict.OK:
+                self._lines.info(f"{DOING} ok", **_facts(dependency, answer))
+                return
+            self._say_failed(dependency, answer)
+            if answer.verdict in FATAL or attempt == TRIES:
+                self._lines.fatal(FATAL.get(answer.verdict, FAILED))
+                raise tool_failed(1)
+            self._lines.warning("Retrying...", error=FAILED)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask(self, dependency: Dependency, moved: Meter, *, direct: bool) -> ArtifactAnswer:
+        with _new_file(self._path) as file:
+
+            def keep(piece: bytes) -> None:
+                file.write(piece)
+                moved.add(len(piece))
+
+            def say_store(host: str, status: int) -> None:
+                self._lines.info(f"Direct download from {host}", id=dependency.id, status=status)
+
+            return await self._coordinator.download_artifacts(
+                dependency.id,
+                dependency.token,
+                direct=direct,
+                sink=keep,
+                on_store=say_store,
+                settings=TransferSettings(attempts=REQUESTS, on_wait=self._say_wait),
+            )
+
+    def _say_failed(self, dependency: Dependency, answer: ArtifactAnswer) -> None:
+        facts = _facts(dependency, answer)
+        if answer.verdict is ArtifactVerdict.ERROR:
+            self._lines.error(f"{DOING} error", **facts, error=answer.text)
+        elif answer.verdict in FATAL:
+            self._lines.error(f"{DOING} {answer.verdict.value}", **{**facts, "status": answer.text})
+        else:
+            self._lines.warning(f"{DOING} failed", **{**facts, "status": answer.text})
+
+    def _say_wait(self, wait_s: float, method: str, url: str) -> None:
+        self._lines.info(WAITING, duration=format_duration(wait_s), method=method, url=url)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return open(fd, "wb", buffering=0)
+
+
+def _facts(dependency: Dependency, answer: ArtifactAnswer) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "correlation_id": answer.correlation_id,
+        "id": dependency.id,
+        "token": short_token(dependency.token),
+    }
+    return facts if answer.status < 0 else {**facts, "status": answer.status}

@@ -39,7 +39,7 @@ contract: $(STAMP)
 	$(BIN)/pytest -n $(WORKERS) tests/contract
 
 e2e: $(STAMP)
-	$(BIN)/pytest -n 2 tests/e2e
+	$(BIN)/pytest -n 4 tests/e2e
 
 clean:
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -159,6 +159,8 @@ class Daemon:
             if self.restarts:
                 # A signal that comes now waits for the handlers of the new image.
                 signal.pthread_sigmask(signal.SIG_BLOCK, self._signals())
+                if self._shutdown.deferred is not None:
+                    os.kill(os.getpid(), self._shutdown.deferred)
         await self._jobs.close()
         await self._connections.close()
         if server is not None:
@@ -199,7 +201,7 @@ class Daemon:
             shutdown_timeout_s=lambda: self._config.shutdown_timeout_s,
             on_drain=self._on_drain,
             on_abort=self._on_abort,
-            on_detach=lambda: self._jobs.detach(patience_s=TOOL_PATIENCE_S if self._shutdown.restart else 0.0),
+            on_detach=lambda patient: self._jobs.detach(patience_s=TOOL_PATIENCE_S if patient else 0.0),
             force_exit=self._force_exit,
         )
 

@@ -36,7 +36,9 @@ class ShutdownMode(enum.StrEnum):
 
 class Shutdown:
     """The state machine. Callbacks do the work: ``on_drain`` stops asking, ``on_abort`` stops every job for the named
-    signal, ``on_detach`` lets go of all jobs. ``force_exit`` is called for a stop signal while aborting.
+    signal, ``on_detach`` lets go of all jobs, with patience or at once. ``force_exit`` is called for a stop signal while
+    aborting. A stop signal that comes while the process is about to execute itself again is for the new image, as
+    ``deferred``.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Shutdown:
         shutdown_timeout_s: Callable[[], float],
         on_drain: Callable[[], None],
         on_abort: Callable[[str], None],
-        on_detach: Callable[[], None],
+        on_detach: Callable[[bool], None],
         force_exit: Callable[[str], None],
     ) -> None:
         self._mode = mode
@@ -61,6 +63,7 @@ class Shutdown:
         self.state = State.STARTING
         self.signal = ""
         self.restart = False
+        self.deferred: signal.Signals | None = None
         self.drain_deadline: float | None = None
         self.aborting = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -74,7 +77,10 @@ class Shutdown:
         """React to a stop signal."""
         name = SIGNAL_NAMES.get(number, number.name)
         log.warning("[runWait] received stop signal", **{"stop-signal": name})
-        if self.state is State.ABORTING:
+        if self.restart:
+            self.deferred = number
+            self._on_detach(False)
+        elif self.state is State.ABORTING:
             self._force_exit(name)
         elif number is signal.SIGQUIT:
             self.drain(name, deadline_s=math.inf)
@@ -132,7 +138,7 @@ class Shutdown:
         self.stopping.set()
         log.info("Letting go of running jobs, the next daemon adopts them")
         self._on_drain()
-        self._on_detach()
+        self._on_detach(self.restart)
 
     def begin_restart(self) -> None:
         """Re-execute this process once everything is let go."""

@@ -156,7 +156,7 @@ async def test_undecodable_payload_is_reported(fake: FakeCoordinator, make_daemo
 
 async def test_jobs_see_little_of_the_daemons_environment(fake: FakeCoordinator, make_daemon: Make) -> None:
     daemon = make_daemon()
-    daemon._environment |= {"DAEMON_SECRET": "hush-hush", "NOTIFY_SOCKET": "/run/x", "LC_ALL": "C.UTF-8"}
+    daemon.environment |= {"DAEMON_SECRET": "hush-hush", "NOTIFY_SOCKET": "/run/x", "LC_ALL": "C.UTF-8"}
     job = fake.add_job(job_payload(1, ["env"]))
     daemon.start()
     await asyncio.wait_for(job.ended.wait(), 15)

@@ -33,6 +33,6 @@ async def test_a_proxy_is_asked_for_other_hosts(tmp_path: Path) -> None:
 
 async def test_this_machine_is_reached_without_a_proxy(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
-    daemon._environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    daemon.environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     daemon.start()
     await asyncio.wait_for(fake.polled.wait(), 10)

@@ -41,7 +41,7 @@ async def test_the_daemon_tells_its_service_manager(
         manager.bind(str(path))
         manager.setblocking(False)
         daemon = make_daemon()
-        daemon._environment |= {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
+        daemon.environment |= {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
         daemon.start()
         assert await hear(manager, "READY=1")
         assert await hear(manager, "WATCHDOG=1")

@@ -46,6 +46,7 @@ class FakeCoordinator:
 
     What GitLab would let pass but the protocol forbids a runner is collected in ``violations`` and fails the test at
     the end. ``strict=False`` is the server of the recordings: it gives any job to any runner and takes any artifact.
+    ``before`` and ``after`` hear of every request: before it acts, and once it has acted but is not answered.
     ``two_phase``: a job becomes running with the update that says so (``runner-api.md`` 13.2).
     """
 
@@ -77,6 +78,8 @@ class FakeCoordinator:
         self.violations: list[str] = []
         self.places: dict[str, str] = {}
         self.polled = asyncio.Event()
+        self.before: Callable[[Recorded], None] = lambda request: None
+        self.after: Callable[[Recorded], None] = lambda request: None
         self.moved = asyncio.Condition()
         self.artifacts = ArtifactStore(self.jobs, strict=strict, redirects=redirect_artifacts, takes_tokens=store_takes_tokens)
         self.bucket = Bucket()
@@ -161,9 +164,11 @@ class FakeCoordinator:
         headers, body = dict(request.headers), _body(request, raw)
         recorded = Recorded(now, request.method, request.path, request.query_string, headers, body)
         self.requests.append(recorded)
+        self.before(recorded)
         try:
             response = await self._answer(request, handler, raw)
             recorded.status = response.status
+            self.after(recorded)
             return response
         finally:
             async with self.moved:

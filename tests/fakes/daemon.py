@@ -22,7 +22,7 @@ class Daemon:
         self.home = root / "home"
         self.log_path = root / "daemon.log"
         self.command = [str(COMMAND)]
-        self._environment = environment or {}
+        self.environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         for directory in (self.config.parent, self.home):
             directory.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class Daemon:
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "GIT_CONFIG_NOSYSTEM": "1",
-            **self._environment,
+            **self.environment,
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(

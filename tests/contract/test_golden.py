@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.contract import golden
-from tests.contract.differences import DIFFERS, NOT_YET
-from tests.contract.replay import replay
+from tests.contract import golden, wire
+from tests.contract.differences import CALLS_DIFFER, DIFFERS, NOT_YET
+from tests.contract.replay import Replay, replay
 
 SLOW = ("keepalive-dynamic", "keepalive-silent", "final-409-for-good", "trace-409-final-for-good")
 pytestmark = pytest.mark.skipif(not golden.ROOT.is_dir(), reason=golden.ABSENT)
@@ -51,6 +52,21 @@ async def test_ends_and_logs_as_the_reference(area: str, name: str, tmp_path: Pa
             expected = golden.normalised(entry["trace"], {})
             got = golden.normalised(job.log, done.places)
             assert golden.same(expected, got), golden.difference(expected, got)
+    if difference is None or not difference.ends:
+        _compare_requests(scenario, done, name)
+
+
+def _compare_requests(scenario: dict[str, Any], done: Replay, name: str) -> None:
+    """The same calls in the same order with the same answers, bodies of updates and headers."""
+    if name in CALLS_DIFFER:
+        return
+    ours = [vars(request) for request in done.fake.requests]
+    assert wire.polls(ours) == wire.polls(scenario["requests"])
+    for entry, job in zip(scenario["jobs"], done.jobs, strict=True):
+        job_id = entry["payload"]["id"]
+        assert wire.calls(ours, job.id) == wire.calls(scenario["requests"], job_id)
+        assert wire.updates(ours, job.id) == wire.updates(scenario["requests"], job_id)
+    assert wire.headers(ours) == wire.headers(scenario["requests"])
 
 
 def test_the_list_of_differences_names_recordings_only() -> None:

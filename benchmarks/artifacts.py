@@ -10,13 +10,12 @@ import asyncio
 import os
 import resource
 import socket
-import sys
 import tempfile
 import time
 from multiprocessing import Process, Queue
 from pathlib import Path
 
-from executors.base import JobSpec
+from executors.base import Entry, JobSpec
 from executors.registry import HostSettings
 from executors.shell import ShellExecutor
 from runner.archive.artifacts import Content
@@ -73,7 +72,7 @@ async def measure(root: Path, port: int) -> None:
         started, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         members = select(await list_for(place.files, str(project), ["d"]), str(project), paths=["d"]).members
 
-        async def make(sink: Sink, chosen: tuple = members) -> Packed:
+        async def make(sink: Sink, chosen: tuple[Entry, ...] = members) -> Packed:
             return await pack(place.files, str(project), chosen, sink, format=Format.ZIP, level=Level.DEFAULT)
 
         upload = ArtifactUpload(file_name="a.zip", content=Content(make, on_piece=lambda _: None))
@@ -97,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executors.base import Entry, OpenedFiles, Workspace, WorkspaceError
+from executors.file_operations import write_all
 from runner.archive.formats import Format
 from runner.errors import ArchiveError
 
 TIMESTAMP = 0x5455
 PIECE_BYTES = 1024 * 1024
+PATH_MAX = 4096
+ENCRYPTED = 1
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What a byte of deflate can stand for at most.
+MAX_RATIO = 1032
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,29 +48,46 @@ class Unpacked:
 async def unpack(workspace: Workspace, root: str, source: Path, *, format: Format, limits: Limits) -> Unpacked:
     """Unpack the file ``source`` below ``root``; what is there and not in the archive stays. Raises :class:`ArchiveError`.
 
-    Files first, then links (so that no file is written through one of them), modes and times last.
+    Files first, then links (so that no file is written through one of them), modes and times last. An archive comes from
+    another job: nothing in it is believed, and nothing of it is read on the event loop.
     """
     if format is not Format.ZIP:
         raise ArchiveError(f'"{format}" format: unsupported archive format')
     try:
-        with zipfile.ZipFile(source) as archive:
-            return await _Unpacker(workspace, root, archive, limits).run()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        archive = await asyncio.to_thread(zipfile.ZipFile, source)
+        with archive:
+            _check(archive, source.stat().st_size, limits)
+            return await _Unpacker(workspace, root, archive).run()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise ArchiveError("zip: not a valid zip file") from error
 
 
+def _check(archive: zipfile.ZipFile, size: int, limits: Limits) -> None:
+    """Refuse what cannot be right before anything is unpacked."""
+    infos = archive.infolist()
+    unpacked = sum(info.file_size for info in infos)
+    if len(infos) > limits.entries or unpacked > limits.size_bytes:
+        raise ArchiveError(f"the archive is too big: {len(infos)} entries, {unpacked} bytes")
+    if sum(info.compress_size for info in infos) > size:
+        raise ArchiveError("the archive is not valid: its entries overlap")
+    for info in infos:
+        if info.flag_bits & ENCRYPTED:
+            raise ArchiveError(f"{info.filename} cannot be extracted: it is encrypted")
+        if info.compress_type not in METHODS:
+            raise ArchiveError(f"{info.filename} cannot be extracted: unknown compression method {info.compress_type}")
+        if info.file_size > info.compress_size * MAX_RATIO + PIECE_BYTES:
+            raise ArchiveError(f"{info.filename} cannot be extracted: it is bigger than its content can be")
+
+
 class _Unpacker:
-    def __init__(self, workspace: Workspace, root: str, archive: zipfile.ZipFile, limits: Limits) -> None:
+    def __init__(self, workspace: Workspace, root: str, archive: zipfile.ZipFile) -> None:
         self._workspace = workspace
         self._root = root
         self._archive = archive
-        self._limits = limits
 
     async def run(self) -> Unpacked:
         infos = self._archive.infolist()
         size = sum(info.file_size for info in infos)
-        if len(infos) > self._limits.entries or size > self._limits.size_bytes:
-            raise ArchiveError(f"the archive is too big: {len(infos)} entries, {size} bytes")
         files, links, done = [], [], []
         for info in infos:
             entry = _entry(self._place(info.filename), info, info.external_attr >> 16)
@@ -77,7 +100,7 @@ class _Unpacker:
             done.append(entry)
         await self._write_files(files)
         for entry, info in links:
-            await self._make_link(entry, self._archive.read(info).decode(errors="surrogateescape"))
+            await self._make_link(entry, self._target(entry, info))
         # What is in a directory before the directory: making it changed its time.
         await self._workspace.adorn(self._root, sorted(done, key=lambda entry: entry.path, reverse=True))
         return Unpacked(entries=len(infos), size_bytes=size)
@@ -104,7 +127,17 @@ class _Unpacker:
                     left -= len(piece)
                     if left < 0:
                         raise ArchiveError(f"{entry.path} is bigger than the archive says")
-                    target.write(piece)
+                    try:
+                        write_all(target.fileno(), piece)
+                    except OSError as error:
+                        raise ArchiveError(f"{entry.path} cannot be extracted: {error.strerror}") from error
+
+    def _target(self, entry: Entry, info: zipfile.ZipInfo) -> str:
+        """What a link points to: the content of its entry."""
+        if info.file_size > PATH_MAX:
+            raise ArchiveError(f"{entry.path} cannot be extracted: the target of the link is too long")
+        with self._archive.open(info) as content:
+            return content.read(PATH_MAX).decode(errors="surrogateescape")
 
     async def _make_link(self, entry: Entry, target: str) -> None:
         try:
@@ -127,11 +160,14 @@ class _Unpacker:
 
 def _entry(path: str, info: zipfile.ZipInfo, mode: int) -> Entry:
     """Mode and time of an entry: set-uid, set-gid and sticky are dropped; the time is the extra field's, else local."""
-    seconds = time.mktime((*info.date_time, 0, 0, -1))
+    try:
+        seconds = time.mktime((*info.date_time, 0, 0, -1))
+    except (ValueError, OverflowError):
+        seconds = 0.0
     extra = info.extra
     while len(extra) >= 4:
         tag, size = struct.unpack_from("<HH", extra)
-        if tag == TIMESTAMP and size >= 5 and extra[4] & 1:
+        if tag == TIMESTAMP and 5 <= size <= len(extra) - 4 and extra[4] & 1:
             seconds = struct.unpack_from("<i", extra, 5)[0]
         extra = extra[4 + size :]
     kinds = {stat.S_IFLNK: "link", stat.S_IFREG: "file", 0: "file"}

@@ -310,3 +310,22 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_job_whose_answer_was_on_its_way_is_not_lost(
+    number: signal.Signals, fake: FakeCoordinator, make_daemon: Make
+) -> None:
+    """A drain runs it, an abort reports it."""
+    fake.faults.add("POST /api/v4/jobs/request", "delay", 1, seconds=1.0)
+    job = fake.add_job(job_payload(1, ["echo ran"]))
+    daemon = make_daemon()
+    daemon.start()
+    await fake.until(lambda: job.assigned or fake.requests)
+    daemon.send(number)
+    assert await daemon.wait(20) == 0
+    if number is signal.SIGTERM:
+        assert job.state == "success"
+    else:
+        assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
+    assert job.log_is_whole()

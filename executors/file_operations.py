@@ -32,6 +32,20 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def create_private(path: str) -> int:
+    """A descriptor of a new or emptied file (0600) of the runner's own, for writing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def write_private(path: str, content: bytes) -> None:
+    """Create or replace a file that only this user reads."""
+    fd = create_private(path)
+    try:
+        write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
 def operate(roots: list[str], operation: Message) -> Any:
     """Carry out one operation; its result is JSON."""
     kind = operation["kind"]

@@ -31,6 +31,7 @@ from executors.base import (
     WorkspaceError,
 )
 from executors.file_feed import FileFeed
+from executors.file_operations import write_private
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
@@ -144,7 +145,7 @@ class ShellEnvironment:
         if (directory / "started").exists():
             return
         self._alive.add(name)
-        _write_private(directory / "script", script.text)
+        write_private(f"{directory}/script", script.text)
         environment = {**self._executor.base_environment(self._user), **self._spec.environment}
         answer = await self._link.call(
             "start",
@@ -259,7 +260,7 @@ class ShellEnvironment:
     ) -> ExitStatus:
         name = self._tool_directory()
         directory = self._spec.record_dir / name
-        _write_private(directory / "stdin", stdin)
+        write_private(f"{directory}/stdin", stdin)
         self._alive.add(name)
         try:
             answer = await self._link.call(
@@ -448,12 +449,6 @@ def _status(found: dict[str, Any]) -> ExitStatus:
         held=found["held"],
         leftovers=tuple(found["leftovers"]),
     )
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(content)
 
 
 def _mtime_ns(path: str) -> int:

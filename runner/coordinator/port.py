@@ -45,9 +45,6 @@ class Answer:
     job_status: str = ""
 
 
-EMPTY_LOG = "crc32:00000000"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUpdate:
     """``PUT /jobs/:id``. ``checksum`` is ``crc32:%08x`` of all bytes so far, empty in the acceptance update."""

@@ -152,10 +152,10 @@ class Jobs:
 
     def _accept(self, incoming: Path, offer: Offer, payload: JobPayload) -> JobRecord:
         tls = offer.result.tls
-        facts = self.accepted(offer.runner, payload, offer.lease, offer.result.correlation_id, (tls.ca_chain, tls.cert, tls.key))
+        facts = self._accepted(offer.runner, payload, offer.lease, offer.result.correlation_id, (tls.ca_chain, tls.cert, tls.key))
         return self._store.accept(incoming, offer.runner.short_token, facts, offer.result.raw)
 
-    def accepted(
+    def _accepted(
         self,
         runner: RunnerConfig,
         payload: JobPayload,
@@ -238,7 +238,7 @@ class Jobs:
         lease = Lease(token=runner.token)
 
         async def work() -> None:
-            record = self._store.accept(directory, runner.short_token, self.accepted(runner, payload, lease, ""), raw)
+            record = self._store.accept(directory, runner.short_token, self._accepted(runner, payload, lease, ""), raw)
             record.close()
             await self.adopt(record.directory)
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
-from typing import BinaryIO
 
 from executors.base import Environment, WorkspaceError
+from executors.file_operations import create_private
 from runner.archive.artifacts import sniff
 from runner.archive.unpack import Limits, unpack
-from runner.config.duration import format_duration
 from runner.coordinator.payload import Dependency
 from runner.coordinator.port import ArtifactAnswer, ArtifactVerdict, JobCoordinator, TransferSettings
 from runner.errors import ArchiveError
-from runner.identity import short_token
-from runner.job.lines import METER, WAITING, Lines, Meter, meter, meter_frequency
+from runner.job.lines import METER, Lines, Meter, facts_of, meter, meter_frequency
 from runner.job.outcome import tool_failed
 from runner.job.plan import JobPlan
 
@@ -72,7 +68,7 @@ class Downloader:
             await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, dependency: Dependency, moved: Meter, *, direct: bool) -> ArtifactAnswer:
-        with _new_file(self._path) as file:
+        with open(create_private(str(self._path)), "wb", buffering=0) as file:
 
             def keep(piece: bytes) -> None:
                 file.write(piece)
@@ -87,7 +83,7 @@ class Downloader:
                 direct=direct,
                 sink=keep,
                 on_store=say_store,
-                settings=TransferSettings(attempts=REQUESTS, on_wait=self._say_wait),
+                settings=TransferSettings(attempts=REQUESTS, on_wait=self._lines.say_wait),
             )
 
     def _say_failed(self, dependency: Dependency, answer: ArtifactAnswer) -> None:
@@ -99,19 +95,6 @@ class Downloader:
         else:
             self._lines.warning(f"{DOING} failed", **{**facts, "status": answer.text})
 
-    def _say_wait(self, wait_s: float, method: str, url: str) -> None:
-        self._lines.info(WAITING, duration=format_duration(wait_s), method=method, url=url)
-
-
-def _new_file(path: Path) -> BinaryIO:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    return open(fd, "wb", buffering=0)
-
 
 def _facts(dependency: Dependency, answer: ArtifactAnswer) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "correlation_id": answer.correlation_id,
-        "id": dependency.id,
-        "token": short_token(dependency.token),
-    }
-    return facts if answer.status < 0 else {**facts, "status": answer.status}
+    return facts_of(answer, job_id=dependency.id, token=dependency.token)

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 
 from executors.base import Output, Stream
 from runner.archive.match import Level, Line
-from runner.config.duration import parse_duration
+from runner.config.duration import format_duration, parse_duration
+from runner.coordinator.port import ArtifactAnswer
+from runner.identity import short_token
 from runner.trace.log import StageLog
 
 METER = "TRANSFER_METER_FREQUENCY"
@@ -51,6 +53,10 @@ class Lines:
         for line in lines:
             self.say(line.level, line.text)
 
+    def say_wait(self, wait_s: float, method: str, url: str) -> None:
+        """A server is given time before the next request."""
+        self.info(WAITING, duration=format_duration(wait_s), method=method, url=url)
+
     def output(self, piece: Output) -> None:
         """Output of a program."""
         self._stage.write(piece.stream, piece.data, piece.time_ns)
@@ -58,6 +64,12 @@ class Lines:
     def raw(self, data: bytes) -> None:
         """Bytes as they are."""
         self._stage.write(Stream.STDERR, data, time.time_ns())
+
+
+def facts_of(answer: ArtifactAnswer, *, job_id: int, token: str) -> dict[str, object]:
+    """What stands behind a line about a transfer for a job."""
+    facts: dict[str, object] = {"correlation_id": answer.correlation_id, "id": job_id, "token": short_token(token)}
+    return facts if answer.status < 0 else {**facts, "status": answer.status}
 
 
 class Meter:

@@ -23,6 +23,7 @@ from runner.job.outcome import (
     tool_failed,
 )
 from runner.job.plan import JobPlan
+from runner.job.policy import policy_lines
 from runner.job.script import Commands, change_directory, frame, notice, prelude, quote
 from runner.job.scripts import ScriptRunner
 from runner.job.settings import parse_times
@@ -206,12 +207,7 @@ class JobPath:
         await self._environment.kill_tools()
         await self._write_file_variables()
         await self._hooks(step, "pre_get_sources_script", self._plan.runner.pre_get_sources_script, first=True)
-        stage = self._log.open_stage()
-        try:
-            await self._sources.get(stage, time.time_ns(), self._exported)
-        finally:
-            if not self._is_detached():
-                stage.close(time.time_ns())
+        await self._in_stage(lambda stage: self._sources.get(stage, time.time_ns(), self._exported))
         await self._hooks(step, "post_get_sources_script", self._plan.runner.post_get_sources_script, first=False)
 
     async def _hooks(self, step: Step, name: str, configured: str, *, first: bool) -> None:
@@ -278,28 +274,12 @@ class JobPath:
         self._steps.note("after_script timeout", lambda: repr(times.after_script_s))
 
         def write(now_ns: int) -> None:
-            for line in self._policy_lines():
+            for line in policy_lines(self._plan.payload.policy_options):
                 self._log.info(line, time_ns=now_ns)
             for warning in times.warnings:
                 self._log.warning(warning, time_ns=now_ns)
 
         self._say("announce", write)
-
-    def _policy_lines(self) -> list[str]:
-        policy = self._plan.payload.policy_options
-        if not policy.execution_policy_job:
-            return []
-        lines = [f'Job triggered by policy "{policy.policy_name}".']
-        if policy.policy_variables_override_allowed is None:
-            lines.append(
-                "Variables defined in the policy take precedence over matching user-defined CI/CD variables for this job."
-            )
-            return lines
-        verb = "allowed" if policy.policy_variables_override_allowed else "ignored"
-        names = policy.policy_variables_override_exceptions
-        but = f" (except for {', '.join(names)})" if names else ""
-        lines.append(f"User-defined CI/CD variables are {verb} in this job{but} according to the policy.")
-        return lines
 
     async def _user_steps(self) -> JobFailure | None:
         timeout = self._steps.known("script timeout")

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from executors.file_operations import write_private
 from runner.coordinator.payload import JobPayload, decode
 from runner.errors import RecordInvalid, RunnerError
 from runner.job.outcome import Outcome
@@ -300,8 +301,8 @@ class RecordStore:
         directory = self._jobs / f".incoming-{secrets.token_hex(8)}"
         directory.mkdir(mode=0o700)
         try:
-            write_private(directory / "payload.json", raw)
-            write_private(directory / "runner.json", runner)
+            write_private(f"{directory}/payload.json", raw)
+            write_private(f"{directory}/runner.json", runner)
         except OSError:
             _remove(directory)
             raise
@@ -310,15 +311,11 @@ class RecordStore:
     def accept(self, incoming: Path, short_token: str, accepted: Accepted, raw: bytes) -> JobRecord:
         """Make a record of a received body. A record of the same job that is there already is set aside."""
         directory = self._jobs / f"{_file_name(short_token)}-{accepted.job_id}"
-        write_private(incoming / "accepted.json", msgspec.json.encode(accepted))
+        write_private(f"{incoming}/accepted.json", msgspec.json.encode(accepted))
         if directory.exists():
             self.set_aside(directory)
         incoming.rename(directory)
         return JobRecord(directory, accepted, raw)
-
-    def discard(self, directory: Path) -> None:
-        """Forget a received body that became no record."""
-        _remove(directory)
 
     def load(self, directory: Path) -> JobRecord:
         """Open a record of an earlier daemon. Raises :class:`RecordInvalid`."""
@@ -356,13 +353,6 @@ class RecordStore:
         for old in sorted(self._aside.iterdir(), key=lambda entry: entry.stat().st_ctime)[:-MAX_SET_ASIDE]:
             shutil.rmtree(old, ignore_errors=True)
         return target
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only this user reads."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", closefd=True) as file:
-        file.write(content)
 
 
 def _remove(directory: Path) -> None:

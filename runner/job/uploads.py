@@ -12,14 +12,12 @@ from runner.archive.artifacts import DEFAULT_NAME, Content, compression_level, f
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Line, Selection, select, shown
 from runner.archive.pack import Packed, Sink, pack
-from runner.config.duration import format_duration
 from runner.coordinator.payload import Artifact
 from runner.coordinator.port import ArtifactAnswer, ArtifactUpload, ArtifactVerdict, JobCoordinator, TransferSettings
 from runner.errors import ArchiveError
-from runner.identity import short_token
 from runner.job.env_file import parse_env_file
 from runner.job.flags import parse_bool
-from runner.job.lines import METER, WAITING, Lines, Meter, meter, meter_frequency
+from runner.job.lines import METER, Lines, Meter, facts_of, meter, meter_frequency
 from runner.job.outcome import tool_failed
 from runner.job.plan import JobPlan
 from runner.job.provenance import StatementMaker
@@ -174,7 +172,7 @@ class Uploader:
         limits = self._plan.runner.artifact
         return TransferSettings(
             attempts=REQUESTS if first else 1,
-            on_wait=self._say_wait,
+            on_wait=self._lines.say_wait,
             total_timeout_s=limits.upload_timeout_s,
             header_timeout_s=limits.response_header_timeout_s,
         )
@@ -225,16 +223,8 @@ class Uploader:
         body = answer.body.decode(errors="replace")
         self._lines.warning("received response", **headers, **self._facts(answer), body=body)
 
-    def _say_wait(self, wait_s: float, method: str, url: str) -> None:
-        self._lines.info(WAITING, duration=format_duration(wait_s), method=method, url=url)
-
     def _facts(self, answer: ArtifactAnswer) -> dict[str, object]:
-        facts: dict[str, object] = {
-            "correlation_id": answer.correlation_id,
-            "id": self._plan.payload.id,
-            "token": short_token(self._plan.payload.token),
-        }
-        return facts if answer.status < 0 else {**facts, "status": answer.status}
+        return facts_of(answer, job_id=self._plan.payload.id, token=self._plan.payload.token)
 
 
 def _doing(artifact: Artifact) -> str:

@@ -42,8 +42,7 @@ class Spool:
         self.is_full = False
         self.on_growth: Callable[[], None] | None = None
         self.on_broken: Callable[[str], None] | None = None
-        self._stored = 0
-        self._tail: bytes | None = None
+        self._tail = b""
         if os.fstat(self._fd).st_size:
             self.reopen()
 
@@ -71,12 +70,10 @@ class Spool:
 
     def read(self, offset: int, size: int) -> bytes:
         """At most ``size`` bytes from ``offset`` on."""
-        wanted = min(size, max(self.size - offset, 0))
-        if self._tail is None or offset + wanted <= self._stored:
-            return os.pread(self._fd, wanted, offset)
-        stored = os.pread(self._fd, max(self._stored - offset, 0), offset)
-        begin = max(offset - self._stored, 0)
-        return stored + self._tail[begin : begin + wanted - len(stored)]
+        stored = self.size - len(self._tail)
+        found = os.pread(self._fd, max(min(size, stored - offset), 0), offset)
+        behind = max(offset - stored, 0)
+        return found + self._tail[behind : behind + size - len(found)]
 
     def state(self) -> SpoolState:
         """What :meth:`restore` takes."""
@@ -88,13 +85,13 @@ class Spool:
             self.reopen()
             return
         os.ftruncate(self._fd, state.size)
-        self._tail = None
+        self._tail = b""
         self.size, self._crc, self._pending, self.is_full = state.size, state.crc, state.pending, state.is_full
 
     def reopen(self) -> None:
         """Go on behind what is in the file."""
         self.size, self._crc, self._pending = 0, 0, b""
-        self._tail = None
+        self._tail = b""
         end = os.fstat(self._fd).st_size
         while self.size < end and (chunk := os.pread(self._fd, _CHUNK_BYTES, self.size)):
             self._crc = zlib.crc32(chunk, self._crc)
@@ -144,7 +141,6 @@ class Spool:
         """End the log with a line in memory, since the disk has no room for it."""
         os.ftruncate(self._fd, self.size)
         self.is_full = True
-        self._stored = self.size
         self._tail = (
             f"\n\x1b[33;1mThe runner cannot store more of this job's log: {error.strerror}.\n"
             "Job execution will continue but no more output will be collected.\x1b[0;m\n"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_interventions import until
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import until
 
 Make = Callable[..., Daemon]
 SHORT = {"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false"}
@@ -113,12 +113,7 @@ async def test_a_branch_name_with_shell_characters_is_a_name(fake: FakeCoordinat
     daemon = make_daemon()
     payload = job_payload(1, ["cat README; printf '%s\\n' \"$CI_COMMIT_REF_NAME\""], variables=SHORT)
     payload["variables"].append({"key": "CI_COMMIT_REF_NAME", "value": branch, "raw": True})
-    payload["git_info"] |= {
-        "repo_url": f"{fake.url}/git/app.git",
-        "sha": commit,
-        "ref": branch,
-        "refspecs": [f"+refs/heads/{branch}:refs/remotes/origin/{branch}"],
-    }
+    payload["git_info"] |= fake.git_info(commit, branch=branch)
     job = fake.add_job(payload)
     daemon.start()
     await asyncio.wait_for(job.ended.wait(), 20)

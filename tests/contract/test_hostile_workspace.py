@@ -34,11 +34,7 @@ PLANTS = {
 
 def payload(fake: FakeCoordinator, job_id: int, commit: str, script: list[str]) -> dict[str, Any]:
     found = job_payload(job_id, script, variables={"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false"})
-    found["git_info"] |= {
-        "repo_url": f"{fake.url}/git/app.git",
-        "sha": commit,
-        "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-    }
+    found["git_info"] |= fake.git_info(commit)
     return found
 
 

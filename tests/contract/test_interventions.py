@@ -14,23 +14,10 @@ import pytest
 
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import processes_below, until
 
 Make = Callable[..., Daemon]
 LOOP = ["echo begin", "for i in $(seq 200); do echo n$i; sleep 0.1; done"]
-
-
-def processes_below(root: Path) -> list[str]:
-    """Commands of processes whose working directory or open files lie below ``root``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if os.readlink(entry / "cwd").startswith(str(root)):
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
 
 
 async def test_cancel_ends_the_script_and_runs_after_script(fake: FakeCoordinator, make_daemon: Make) -> None:
@@ -304,12 +291,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.contract.test_interventions import until
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import processes_below, until
 
 Make = Callable[..., Daemon]
 STUBBORN = [
@@ -26,24 +24,12 @@ STUBBORN = [
 ]
 
 
-def remains(root: Path) -> list[str]:
-    """Command lines of living processes whose working directory lies below ``root``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(f"{root}/builds"):
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
-
-
 async def begun(fake: FakeCoordinator, daemon: Daemon, **changes: object) -> Job:
     variables = {"FF_TIMESTAMPS": "false", **(changes.pop("variables", None) or {})}  # type: ignore[dict-item]
     job = fake.add_job(job_payload(1, STUBBORN, variables=variables, **changes))
     daemon.start()
     await fake.until(lambda: b"\nready" in job.trace or b"\rready" in job.trace)
-    assert len(remains(daemon.root)) > 5
+    assert len(processes_below(daemon.root / "builds")) > 5
     return job
 
 
@@ -81,5 +67,5 @@ async def test_nothing_survives(way: str, changes: dict[str, object], fake: Fake
     daemon = make_daemon(extra='  [runners.pyrunner]\n    term_grace = "1s"\n')
     job = await begun(fake, daemon, **changes)
     await end_it(way, fake, daemon, job)
-    await until(lambda: not remains(daemon.root))
+    await until(lambda: not processes_below(daemon.root / "builds"))
     assert job.ended.is_set()

@@ -87,11 +87,7 @@ async def test_a_private_authority_is_trusted_by_requests_and_git(
 ) -> None:
     commit = git_server.make_repository(secure.repositories, "app", {"README": "hello\n"})
     payload = job_payload(1, ["cat README", "cat $CI_SERVER_TLS_CA_FILE"], variables={"GIT_STRATEGY": "fetch"})
-    payload["git_info"] |= {
-        "repo_url": f"{secure.url}/git/app.git",
-        "sha": commit,
-        "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-    }
+    payload["git_info"] |= secure.git_info(commit)
     payload["variables"].append({"key": "FF_TIMESTAMPS", "value": "false"})
     job = secure.add_job(payload)
     daemon = Daemon(tmp_path / "r", CONFIG.format(url=secure.url, root=tmp_path, ca=authority.ca, extra=""))

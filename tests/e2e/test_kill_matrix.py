@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_records import until
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, Recorded, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import processes_below, until
 
 Make = Callable[..., Daemon]
 KILLER = [sys.executable, str(Path(__file__).with_name("killer.py"))]
@@ -92,11 +92,7 @@ class Case:
             artifacts=[{"paths": ["out/"], "when": "always", "artifact_type": "archive", "artifact_format": "zip"}],
         )
         found["variables"].append({"key": "S", "value": "secret-word", "masked": True})
-        found["git_info"] |= {
-            "repo_url": f"{fake.url}/git/app.git",
-            "sha": commit,
-            "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-        }
+        found["git_info"] |= fake.git_info(commit)
         self.payload = found
 
     def start(self, kill_at: str = "") -> None:
@@ -127,21 +123,9 @@ class Case:
         runs = self.daemon.root / "builds" / "lab" / "0" / "git" / "runs"
         assert runs.read_text() == "run\n", "the script ran once"
         assert [artifact.kind for artifact in job.artifacts] == ["archive"]
-        assert not orphans(self.daemon)
+        assert not processes_below(self.daemon.root / "builds")
         assert "secret-word" not in job.log
         return job
-
-
-def orphans(daemon: Daemon) -> list[str]:
-    """Processes of jobs that outlived them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(f"{daemon.root}/builds"):
-                found.append((entry / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
 
 
 def comparable(job: Job, daemon: Daemon) -> str:

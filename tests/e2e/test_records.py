@@ -16,14 +16,9 @@ import pytest
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import until
 
 Make = Callable[..., Daemon]
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def journal(daemon: Daemon) -> str:
@@ -58,11 +53,7 @@ async def test_a_stage_that_was_cut_off_behind_its_hook_is_shown_once(fake: Fake
             "script": [f"touch {daemon.root}/second; while test ! -e {daemon.root}/go; do sleep 0.05; done"],
         },
     ]
-    found["git_info"] |= {
-        "repo_url": f"{fake.url}/git/app.git",
-        "sha": commit,
-        "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-    }
+    found["git_info"] |= fake.git_info(commit)
     fake.faults.add("PATCH /api", "status", 10_000, status=500)
     job = fake.add_job(found)
     daemon.start()
@@ -87,11 +78,7 @@ async def test_a_restart_in_place_lets_a_stage_end(fake: FakeCoordinator, make_d
     daemon = make_daemon()
     found = job_payload(1, ["cat README"], variables={"GIT_STRATEGY": "fetch"})
     found["hooks"] = [{"name": "pre_get_sources_script", "script": [f"echo hook >> {daemon.root}/hooks; sleep 2"]}]
-    found["git_info"] |= {
-        "repo_url": f"{fake.url}/git/app.git",
-        "sha": commit,
-        "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-    }
+    found["git_info"] |= fake.git_info(commit)
     job = fake.add_job(found)
     daemon.start()
     await until((daemon.root / "hooks").exists)

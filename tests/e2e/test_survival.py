@@ -33,11 +33,7 @@ def payload(fake: FakeCoordinator, job_id: int, commit: str) -> dict[str, object
         variables={"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false"},
     )
     found["variables"].append({"key": "S", "value": "secret-word", "masked": True})
-    found["git_info"] |= {
-        "repo_url": f"{fake.url}/git/app.git",
-        "sha": commit,
-        "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-    }
+    found["git_info"] |= fake.git_info(commit)
     return found
 
 

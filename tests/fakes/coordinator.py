@@ -131,6 +131,11 @@ class FakeCoordinator:
         self._queue_value = f"{LAB}-{len(self.jobs)}"
         return job
 
+    def git_info(self, commit: str, *, branch: str = "main") -> dict[str, Any]:
+        """What a payload says of the repository ``app``."""
+        refspecs = [f"+refs/heads/{branch}:refs/remotes/origin/{branch}"]
+        return {"repo_url": f"{self.url}/git/app.git", "ref": branch, "sha": commit, "refspecs": refspecs}
+
     def cancel(self, job: Job) -> None:
         """A user cancels; the runner hears of it with its next call."""
         if job.state == "running" and job.cancels_gracefully:

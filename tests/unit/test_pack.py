@@ -10,14 +10,12 @@ import random
 import subprocess
 import zipfile
 import zlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from executors.base import Entry, JobSpec, WorkspaceError
-from executors.registry import HostSettings
-from executors.shell import ShellEnvironment, ShellExecutor
+from executors.base import Entry, WorkspaceError
+from executors.shell import ShellEnvironment
 from runner.archive.artifacts import Content
 from runner.archive.formats import Format, Level
 from runner.archive.match import select
@@ -25,20 +23,6 @@ from runner.archive.pack import Packed, pack
 from runner.archive.piece import deflater
 from runner.archive.zip import ZipWriter
 from runner.errors import ArchiveError
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[ShellEnvironment]:
-    settings = HostSettings(state_dir=str(tmp_path), environment={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
-    executor = ShellExecutor(settings)
-    for name in ("record", "p"):
-        (tmp_path / name).mkdir()
-    spec = JobSpec(job_id=1, record_dir=tmp_path / "record", project_dir=str(tmp_path / "p"), tmp_dir=str(tmp_path / "t"))
-    found = ShellEnvironment(executor, spec)
-    await found.prepare()
-    yield found
-    await found.cleanup()
-    await executor.close()
 
 
 async def members(place: ShellEnvironment, project: Path, *paths: str) -> tuple[Entry, ...]:

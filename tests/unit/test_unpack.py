@@ -9,30 +9,15 @@ import random
 import stat
 import time
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from executors.base import JobSpec, WorkspaceError
-from executors.registry import HostSettings
-from executors.shell import ShellEnvironment, ShellExecutor
+from executors.base import WorkspaceError
+from executors.shell import ShellEnvironment
 from runner.archive.formats import Format
 from runner.archive.unpack import Limits, unpack
 from runner.errors import ArchiveError
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[ShellEnvironment]:
-    executor = ShellExecutor(HostSettings(state_dir=str(tmp_path), environment={"PATH": os.environ["PATH"]}))
-    for name in ("record", "p"):
-        (tmp_path / name).mkdir()
-    spec = JobSpec(job_id=1, record_dir=tmp_path / "record", project_dir=str(tmp_path / "p"), tmp_dir=str(tmp_path / "t"))
-    found = ShellEnvironment(executor, spec)
-    await found.prepare()
-    yield found
-    await found.cleanup()
-    await executor.close()
 
 
 def link(name: str, target: bytes) -> tuple[zipfile.ZipInfo, bytes]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
 
 from executors.base import Entry
-from runner.archive.formats import Format, Level
+from runner.archive.formats import Format
 from runner.archive.pack import Packed, Sink
 from runner.errors import ArchiveError
 
@@ -40,23 +39,6 @@ def format_of(artifact_format: str, members: Sequence[Entry]) -> Format:
             if member.kind != "file":
                 raise ArchiveError(f'the "{member.path}" is not a regular file')
     return found
-
-
-def compression_level(text: str) -> tuple[Level, str]:
-    """``ARTIFACT_COMPRESSION_LEVEL``, and what is wrong with it."""
-    try:
-        return Level(text or "default"), ""
-    except ValueError:
-        return Level.DEFAULT, f'compression level "{text}" is invalid, falling back to default'
-
-
-def sniff(path: Path) -> Format:
-    """The format of a downloaded archive by its first bytes. Raises :class:`ArchiveError` for gzip."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head.startswith(b"\x1f\x8b"):
-        raise ArchiveError('"gzip" format: unsupported archive format')
-    return Format.TARZSTD if head == b"\x28\xb5\x2f\xfd" else Format.ZIP
 
 
 class Content:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from executors.base import Entry, OpenedFile, OpenedFiles, Workspace
-from runner.archive.formats import Format, Level
-from runner.archive.piece import NOTHING, Parts, deflater
-from runner.archive.zip import ZipWriter
+from runner.archive.formats import Format, Level, as_comment, as_frame
+from runner.archive.piece import Parts, deflater, zstandard_framer
+from runner.archive.tar import TarWriter
+from runner.archive.zip import DEFLATED, ZSTANDARD, ZipWriter
 from runner.errors import ArchiveError
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -40,18 +41,33 @@ class Packed:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-async def pack(workspace: Workspace, root: str, members: Sequence[Entry], sink: Sink, *, format: Format, level: Level) -> Packed:
+async def pack(
+    workspace: Workspace,
+    root: str,
+    members: Sequence[Entry],
+    sink: Sink,
+    *,
+    format: Format,
+    level: Level,
+    mark: str = "",
+) -> Packed:
     """Pack ``members`` of ``root`` into ``sink``, in their order. Raises :class:`ArchiveError` for what cannot be packed.
 
-    A file that grows is cut at the size that it had when it was opened, one that shrinks ends where it ends.
+    A file that grows is cut at the size that it had when it was opened, one that shrinks ends where it ends (in a tar file,
+    which names sizes beforehand, with zeros, and it is named in ``skipped``). ``mark`` is kept at the end of zip and tar
+    files, where unpackers pass over it.
     """
-    if format in (Format.TARZSTD, Format.ZIPZSTD):
-        raise ArchiveError(f'"{format}" format: unsupported archive format')
     paths = [member.source or member.path for member in members if member.kind == "file"]
     opened = await workspace.open_files(root, paths)
     outlet = _Outlet(sink, asyncio.get_running_loop())
-    packer = _Packer(opened, outlet.send, level)
-    work = {Format.RAW: packer.raw, Format.GZIP: packer.gzip, Format.ZIP: packer.zip}[format]
+    packer = _Packer(opened, outlet.send, level, mark)
+    work = {
+        Format.RAW: packer.raw,
+        Format.GZIP: packer.gzip,
+        Format.ZIP: packer.zip,
+        Format.ZIPZSTD: packer.zip_zstandard,
+        Format.TARZSTD: packer.tar_zstandard,
+    }[format]
     task = asyncio.get_running_loop().run_in_executor(None, packer.run, lambda: work(members))
     try:
         await asyncio.shield(task)
@@ -94,11 +110,13 @@ class _Outlet:
 class _Packer:
     """Runs in a thread of its own; ``send`` blocks until a piece was taken."""
 
-    def __init__(self, opened: OpenedFiles, send: Callable[[bytes], None], level: Level) -> None:
+    def __init__(self, opened: OpenedFiles, send: Callable[[bytes], None], level: Level, mark: str) -> None:
         self._opened = opened
         self._files: Iterator[OpenedFile] = iter(())
         self._send = send
-        self._deflate = deflater(level)
+        self._level = level
+        self._mark = mark
+        self._compress = deflater(level)
         self._out: Parts = []
         self._waiting = 0
         self.entries = 0
@@ -130,6 +148,29 @@ class _Packer:
                 self._write(struct.pack("<II", crc, size & 0xFFFFFFFF))
 
     def zip(self, members: Sequence[Entry]) -> None:
+        self._zip(members, DEFLATED)
+
+    def zip_zstandard(self, members: Sequence[Entry]) -> None:
+        self._compress = zstandard_framer(self._level)
+        self._zip(members, ZSTANDARD)
+
+    def tar_zstandard(self, members: Sequence[Entry]) -> None:
+        writer = TarWriter(self._write, self._level)
+        for member in members:
+            if member.kind != "file":
+                self.entries += 1
+                writer.small(member)
+                continue
+            fd = self._open(member)
+            if fd >= 0:
+                size = os.fstat(fd).st_size
+                if not writer.file(member, size, self._read(fd)):
+                    self.skipped.append((member.path, f"the file became shorter than {size} bytes"))
+        writer.finish()
+        if self._mark:
+            self._write(as_frame(self._mark))
+
+    def _zip(self, members: Sequence[Entry], method: int) -> None:
         writer = ZipWriter(self._write)
         with ThreadPoolExecutor(WORKERS, "deflate") as pool:
             for member in members:
@@ -140,13 +181,14 @@ class _Packer:
                 fd = self._open(member)
                 if fd < 0:
                     continue
-                if os.fstat(fd).st_size == 0:
+                size = os.fstat(fd).st_size
+                if size == 0:
                     os.close(fd)
                     writer.small(member)
                     continue
-                writer.begin(member)
+                writer.begin(member, size, method)
                 writer.end(*self._pieces(pool, fd))
-        writer.finish()
+        writer.finish(as_comment(self._mark) if self._mark else b"")
 
     def _open(self, member: Entry) -> int:
         """The descriptor of the next file; -1 where it cannot be read: what was deleted meanwhile is missed by nobody."""
@@ -185,15 +227,17 @@ class _Packer:
         pieces = self._read(fd)
         piece = next(pieces, None)
         if piece is None:
-            self._write(NOTHING)
-            return 0, 0, len(NOTHING)
+            # Only a file that was emptied since it was opened comes here.
+            nothing = self._compress(b"", is_last=True)
+            self._write(*nothing)
+            return 0, 0, sum(map(len, nothing))
         while piece is not None:
             following = next(pieces, None)
             if following is None and size == 0:
-                self._write(*self._deflate(piece, is_last=True))  # a small file is not worth a hand-over
+                self._write(*self._compress(piece, is_last=True))  # a small file is not worth a hand-over
                 return isal_zlib.crc32(piece), len(piece), self.size + self._waiting - before
             crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
-            ahead.append(pool.submit(self._deflate, piece, is_last=following is None))
+            ahead.append(pool.submit(self._compress, piece, is_last=following is None))
             if len(ahead) > PIECES_AHEAD:
                 self._write(*ahead.popleft().result())
             piece = following

@@ -1,4 +1,4 @@
-"""Deflating one piece of a file by itself: pieces put together are one deflate stream."""
+"""Compressing one piece of a file by itself: pieces put together are one deflate stream, or frames of zstandard in a row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 import zlib
 from typing import Protocol
 
+import zstandard
 from isal import isal_zlib
 
 from runner.archive.formats import Level
@@ -15,7 +16,7 @@ RAW = -zlib.MAX_WBITS
 # Its level 0 is no faster than 1 and makes much larger.
 ISAL = {Level.FASTEST: 1, Level.FAST: 1, Level.DEFAULT: 2}
 ZLIB = {Level.SLOW: 6, Level.SLOWEST: 9}
-
+ZSTANDARD = {Level.FASTEST: 1, Level.FAST: 1, Level.DEFAULT: 3, Level.SLOW: 7, Level.SLOWEST: 11}
 
 # A sample of a piece tells whether to try: what is compressed already would cost most and gain nothing.
 SAMPLE_BYTES = 16 * 1024
@@ -27,7 +28,7 @@ NOTHING = b"\x03\x00"
 Parts = list[bytes | memoryview]
 
 
-class Deflater(Protocol):
+class PieceCompressor(Protocol):
     """Compresses a piece; the last one of a file ends the stream."""
 
     def __call__(self, piece: bytes, *, is_last: bool) -> Parts: ...
@@ -39,7 +40,7 @@ class _Compressor(Protocol):
     def flush(self, mode: int = ..., /) -> bytes: ...
 
 
-def deflater(level: Level) -> Deflater:
+def deflater(level: Level) -> PieceCompressor:
     """How pieces are compressed at a level."""
 
     def make() -> _Compressor:
@@ -56,6 +57,15 @@ def deflater(level: Level) -> Deflater:
         return parts if sum(map(len, parts)) <= len(piece) else _stored(piece, is_last=is_last)
 
     return deflate
+
+
+def zstandard_framer(level: Level) -> PieceCompressor:
+    """Every piece becomes a frame of its own, which decoders take one after the other."""
+
+    def frame(piece: bytes, *, is_last: bool) -> Parts:
+        return [zstandard.ZstdCompressor(level=ZSTANDARD[level]).compress(piece)]
+
+    return frame
 
 
 def _is_worth_it(piece: bytes) -> bool:

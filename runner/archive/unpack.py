@@ -6,35 +6,26 @@ import asyncio
 import errno
 import os
 import posixpath
-import stat
-import struct
-import time
-import zipfile
-import zlib
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from executors.base import Entry, OpenedFiles, Workspace, WorkspaceError
+from executors.base import Entry, OpenedFile, OpenedFiles, Workspace, WorkspaceError
 from executors.file_operations import write_all
 from runner.archive.formats import Format
+from runner.archive.members import Limits, Member, Source
+from runner.archive.untar import TarSource
+from runner.archive.unzip import ZipSource
 from runner.errors import ArchiveError
 
-TIMESTAMP = 0x5455
-PIECE_BYTES = 1024 * 1024
-PATH_MAX = 4096
-ENCRYPTED = 1
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What a byte of deflate can stand for at most.
-MAX_RATIO = 1032
+WORKERS = 2
+# A smaller file is not worth a hand-over to another thread.
+SHARED_BYTES = 64 * 1024
+ZEROS = bytes(1024 * 1024)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an archive may unpack to."""
-
-    entries: int = 1_000_000
-    size_bytes: int = 64 * 1024**3
+__all__ = ["Limits", "Unpacked", "unpack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,93 +42,88 @@ async def unpack(workspace: Workspace, root: str, source: Path, *, format: Forma
     Files first, then links (so that no file is written through one of them), modes and times last. An archive comes from
     another job: nothing in it is believed, and nothing of it is read on the event loop.
     """
-    if format is not Format.ZIP:
-        raise ArchiveError(f'"{format}" format: unsupported archive format')
+    opened = await asyncio.to_thread(_open, source, format, limits)
     try:
-        archive = await asyncio.to_thread(zipfile.ZipFile, source)
-        with archive:
-            _check(archive, source.stat().st_size, limits)
-            return await _Unpacker(workspace, root, archive).run()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise ArchiveError("zip: not a valid zip file") from error
+        return await _Unpacker(workspace, root, opened).run()
+    finally:
+        opened.close()
 
 
-def _check(archive: zipfile.ZipFile, size: int, limits: Limits) -> None:
-    """Refuse what cannot be right before anything is unpacked."""
-    infos = archive.infolist()
-    unpacked = sum(info.file_size for info in infos)
-    if len(infos) > limits.entries or unpacked > limits.size_bytes:
-        raise ArchiveError(f"the archive is too big: {len(infos)} entries, {unpacked} bytes")
-    if sum(info.compress_size for info in infos) > size:
-        raise ArchiveError("the archive is not valid: its entries overlap")
-    for info in infos:
-        if info.flag_bits & ENCRYPTED:
-            raise ArchiveError(f"{info.filename} cannot be extracted: it is encrypted")
-        if info.compress_type not in METHODS:
-            raise ArchiveError(f"{info.filename} cannot be extracted: unknown compression method {info.compress_type}")
-        if info.file_size > info.compress_size * MAX_RATIO + PIECE_BYTES:
-            raise ArchiveError(f"{info.filename} cannot be extracted: it is bigger than its content can be")
+def _open(path: Path, format: Format, limits: Limits) -> Source:
+    if format is Format.TARZSTD:
+        return TarSource(path, limits)
+    if format in (Format.ZIP, Format.ZIPZSTD):
+        return ZipSource(path, limits)
+    raise ArchiveError(f'"{format}" format: unsupported archive format')
 
 
 class _Unpacker:
-    def __init__(self, workspace: Workspace, root: str, archive: zipfile.ZipFile) -> None:
+    def __init__(self, workspace: Workspace, root: str, source: Source) -> None:
         self._workspace = workspace
         self._root = root
-        self._archive = archive
+        self._source = source
 
     async def run(self) -> Unpacked:
-        infos = self._archive.infolist()
-        size = sum(info.file_size for info in infos)
-        files, links, done = [], [], []
-        for info in infos:
-            entry = _entry(self._place(info.filename), info, info.external_attr >> 16)
+        files: list[tuple[Entry, Member]] = []
+        links: list[tuple[Entry, Member]] = []
+        done: list[Entry] = []
+        for member in self._source.members:
+            entry = replace(member.about, path=self._place(member.name))
             if entry.kind == "dir":
                 await self._workspace.make_dir(f"{self._root}/{entry.path}")
             elif entry.kind == "link":
-                links.append((entry, info))
+                links.append((entry, member))
             elif entry.kind == "file":
-                files.append((entry, info))
+                files.append((entry, member))
             done.append(entry)
         await self._write_files(files)
-        for entry, info in links:
-            await self._make_link(entry, self._target(entry, info))
+        for entry, member in links:
+            await self._make_link(entry, self._source.target(member))
         # What is in a directory before the directory: making it changed its time.
         await self._workspace.adorn(self._root, sorted(done, key=lambda entry: entry.path, reverse=True))
-        return Unpacked(entries=len(infos), size_bytes=size)
+        return Unpacked(entries=len(done), size_bytes=sum(entry.size for entry in done))
 
-    async def _write_files(self, files: Sequence[tuple[Entry, zipfile.ZipInfo]]) -> None:
+    async def _write_files(self, files: Sequence[tuple[Entry, Member]]) -> None:
         opened = await self._workspace.create_files(self._root, [entry.path for entry, _ in files])
         task = asyncio.get_running_loop().run_in_executor(None, self._copy, files, opened)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            # The thread ends with its next file: nobody sends it another one.
-            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            # The thread ends with its next file: nobody sends it another one. Its archive stays open until then.
+            opened.close()
+            await asyncio.wait([task])
+            task.exception()
             raise
         finally:
             opened.close()
 
-    def _copy(self, files: Sequence[tuple[Entry, zipfile.ZipInfo]], opened: OpenedFiles) -> None:
-        for (entry, info), file in zip(files, opened, strict=True):
-            if file.fd < 0:
-                raise ArchiveError(self._in_the_way(entry, file.error))
-            with open(file.fd, "wb", buffering=0) as target, self._archive.open(info) as content:
-                left = info.file_size
-                while piece := content.read(PIECE_BYTES):
-                    left -= len(piece)
-                    if left < 0:
-                        raise ArchiveError(f"{entry.path} is bigger than the archive says")
-                    try:
-                        write_all(target.fileno(), piece)
-                    except OSError as error:
-                        raise ArchiveError(f"{entry.path} cannot be extracted: {error.strerror}") from error
+    def _copy(self, files: Sequence[tuple[Entry, Member]], opened: OpenedFiles) -> None:
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(WORKERS, "unpack") as pool:
+            for (entry, member), file in zip(files, opened, strict=True):
+                if file.fd < 0:
+                    raise ArchiveError(self._in_the_way(entry, file.error))
+                if self._source.is_in_order or entry.size < SHARED_BYTES:
+                    self._write(entry, member, file)
+                    continue
+                waiting.append(pool.submit(self._write, entry, member, file))
+                if len(waiting) > WORKERS:
+                    waiting.popleft().result()
+            while waiting:
+                waiting.popleft().result()
 
-    def _target(self, entry: Entry, info: zipfile.ZipInfo) -> str:
-        """What a link points to: the content of its entry."""
-        if info.file_size > PATH_MAX:
-            raise ArchiveError(f"{entry.path} cannot be extracted: the target of the link is too long")
-        with self._archive.open(info) as content:
-            return content.read(PATH_MAX).decode(errors="surrogateescape")
+    def _write(self, entry: Entry, member: Member, file: OpenedFile) -> None:
+        with open(file.fd, "wb", buffering=0) as target:
+            fd = target.fileno()
+            try:
+                for piece in self._source.content(member):
+                    if len(piece) == len(ZEROS) and piece == ZEROS:
+                        os.lseek(fd, len(piece), os.SEEK_CUR)
+                    else:
+                        write_all(fd, piece)
+                os.ftruncate(fd, entry.size)
+            except OSError as error:
+                raise ArchiveError(f"{entry.path} cannot be extracted: {error.strerror}") from error
 
     async def _make_link(self, entry: Entry, target: str) -> None:
         try:
@@ -156,20 +142,3 @@ class _Unpacker:
         if path != self._root and not path.startswith(f"{self._root}/"):
             raise ArchiveError(f"{path} cannot be extracted outside of chroot ({self._root})")
         return posixpath.relpath(path, self._root)
-
-
-def _entry(path: str, info: zipfile.ZipInfo, mode: int) -> Entry:
-    """Mode and time of an entry: set-uid, set-gid and sticky are dropped; the time is the extra field's, else local."""
-    try:
-        seconds = time.mktime((*info.date_time, 0, 0, -1))
-    except (ValueError, OverflowError):
-        seconds = 0.0
-    extra = info.extra
-    while len(extra) >= 4:
-        tag, size = struct.unpack_from("<HH", extra)
-        if tag == TIMESTAMP and 5 <= size <= len(extra) - 4 and extra[4] & 1:
-            seconds = struct.unpack_from("<i", extra, 5)[0]
-        extra = extra[4 + size :]
-    kinds = {stat.S_IFLNK: "link", stat.S_IFREG: "file", 0: "file"}
-    kind = "dir" if info.is_dir() else kinds.get(stat.S_IFMT(mode), "other")
-    return Entry(path=path, kind=kind, mode=stat.S_IMODE(mode) & 0o777, size=info.file_size, mtime_ns=int(seconds) * 10**9)

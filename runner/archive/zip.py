@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from executors.base import Entry
 
-STORED, DEFLATED = 0, 8
+STORED, DEFLATED, ZSTANDARD = 0, 8, 93
 VERSION = 45
 MADE_BY = 3 << 8 | VERSION  # Unix
 DESCRIPTOR, UTF8 = 0x0008, 0x0800
 KINDS = {"dir": 0o040000, "file": 0o100000, "link": 0o120000}
 LIMIT = 0xFFFFFFFF
+# What cannot be compressed becomes a little larger: from this size on both sizes are written with 64 bits.
+WIDE_BYTES = LIMIT - LIMIT // 256
 ENTRIES_LIMIT = 0xFFFF
 EPOCH_S = 315_532_800  # 1980, where the times of zip files begin
 LOCAL = struct.Struct("<IHHHHHIIIHH")
@@ -34,6 +36,7 @@ class _Written:
     method: int
     flags: int
     offset: int
+    wide: bool = False
     crc: int = 0
     size: int = 0
     packed: int = 0
@@ -55,20 +58,22 @@ class ZipWriter:
         self._local(entry)
         self._write(content)
 
-    def begin(self, member: Entry) -> None:
-        """A file whose compressed content the caller writes next."""
-        self._local(self._entry(member, DEFLATED, DESCRIPTOR))
+    def begin(self, member: Entry, size: int, method: int) -> None:
+        """A file of at most ``size`` bytes, whose compressed content the caller writes next."""
+        entry = self._entry(member, method, DESCRIPTOR)
+        entry.wide = size >= WIDE_BYTES
+        self._local(entry)
 
     def end(self, crc: int, size: int, packed: int) -> None:
         """The file is over. ``packed`` bytes were written of it."""
         entry = self._entries[-1]
         entry.crc, entry.size, entry.packed = crc, size, packed
         self._offset += packed
-        form = "<IIQQ" if max(size, packed) > LIMIT else "<IIII"
+        form = "<IIQQ" if entry.wide else "<IIII"
         self._write(struct.pack(form, 0x08074B50, crc, packed, size))
 
-    def finish(self) -> None:
-        """The directory."""
+    def finish(self, comment: bytes = b"") -> None:
+        """The directory, and a comment at the very end."""
         start = self._offset
         for entry in self._entries:
             self._central(entry)
@@ -78,7 +83,7 @@ class ZipWriter:
             self._write(END64.pack(0x06064B50, END64.size - 12, MADE_BY, VERSION, 0, 0, count, count, size, start))
             self._write(LOCATOR.pack(0x07064B50, 0, place, 1))
         shown = min(count, ENTRIES_LIMIT)
-        self._write(END.pack(0x06054B50, 0, 0, shown, shown, min(size, LIMIT), min(start, LIMIT), 0))
+        self._write(END.pack(0x06054B50, 0, 0, shown, shown, min(size, LIMIT), min(start, LIMIT), len(comment)) + comment)
 
     def _write(self, data: bytes) -> None:
         self._offset += len(data)
@@ -98,8 +103,13 @@ class ZipWriter:
 
     def _local(self, entry: _Written) -> None:
         sizes = (0, 0, 0) if entry.flags & DESCRIPTOR else (entry.crc, entry.packed, entry.size)
-        head = (0x04034B50, VERSION, entry.flags, entry.method, *entry.dos_time, *sizes, len(entry.name), len(entry.extra))
-        self._write(LOCAL.pack(*head) + entry.name + entry.extra)
+        extra = entry.extra
+        if entry.wide:
+            # A reader that goes through the file takes the size of the descriptor's fields from here.
+            sizes = (0, LIMIT, LIMIT)
+            extra = struct.pack("<HHQQ", 1, 16, 0, 0) + extra
+        head = (0x04034B50, VERSION, entry.flags, entry.method, *entry.dos_time, *sizes, len(entry.name), len(extra))
+        self._write(LOCAL.pack(*head) + entry.name + extra)
 
     def _central(self, entry: _Written) -> None:
         wide = [value for value in (entry.size, entry.packed, entry.offset) if value >= LIMIT]

@@ -6,7 +6,7 @@ import asyncio
 
 from executors.base import Environment, WorkspaceError
 from executors.file_operations import create_private
-from runner.archive.artifacts import sniff
+from runner.archive.formats import sniff
 from runner.archive.unpack import Limits, unpack
 from runner.coordinator.payload import Dependency
 from runner.coordinator.port import ArtifactAnswer, ArtifactVerdict, JobCoordinator, TransferSettings

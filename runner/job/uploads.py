@@ -8,7 +8,8 @@ import os
 from collections.abc import Sequence
 
 from executors.base import Entry, Environment, Output, Stream, WorkspaceError
-from runner.archive.artifacts import DEFAULT_NAME, Content, compression_level, file_name, format_of
+from runner.archive.artifacts import DEFAULT_NAME, Content, file_name, format_of
+from runner.archive.formats import compression_level
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Line, Selection, select, shown
 from runner.archive.pack import Packed, Sink, pack

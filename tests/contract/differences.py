@@ -194,10 +194,7 @@ ARTIFACT_DIFFERS: dict[str, ArtifactDifference] = {
         "a request on a kept connection that the server has closed is sent again at once", requests=False
     ),
 }
-ZSTANDARD = "zstandard is not in this version"
 ARTIFACT_NOT_REPLAYED = {
-    "artifact-formats": ZSTANDARD,
-    "artifact-download-tarzstd": ZSTANDARD,
     "artifact-download-direct-other-host": "the store of another name: see test_artifacts.py",
 }
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from executors.base import Entry
-from runner.archive.artifacts import compression_level, file_name, format_of, sniff
+from runner.archive.artifacts import file_name, format_of
+from runner.archive.formats import compression_level, sniff
 from runner.archive.metadata import Provenance, statement
 from runner.errors import ArchiveError
 from runner.job.env_file import parse_env_file

@@ -21,7 +21,7 @@ from runner.archive.formats import Format, Level
 from runner.archive.match import select
 from runner.archive.pack import Packed, pack
 from runner.archive.piece import deflater
-from runner.archive.zip import ZipWriter
+from runner.archive.zip import DEFLATED, ZipWriter
 from runner.errors import ArchiveError
 
 
@@ -200,7 +200,8 @@ def test_sizes_beyond_four_gibibytes_are_written_wide() -> None:
     head = io.BytesIO()
     writer = ZipWriter(head.write)
     entry = Entry(path="big", kind="file", mode=0o600, size=0, mtime_ns=0)
-    writer.begin(entry)
+    writer.begin(entry, 5 << 32, DEFLATED)
+    assert b"\1\0\x10\0" + bytes(16) in head.getvalue(), "a reader of the stream learns that sizes are wide"
     writer.end(7, 5 << 32, 3 << 32)
     start = len(head.getvalue()) + (3 << 32)
     writer.finish()

@@ -1,0 +1,59 @@
+"""A tar file in zstandard that is written in one go."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+
+import zstandard
+
+from executors.base import Entry
+from runner.archive.formats import Level
+from runner.archive.piece import ZSTANDARD
+
+KINDS = {"dir": tarfile.DIRTYPE, "file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}
+# Whole pieces come out one by one whatever the threads of the compressor do: the same files give the same bytes.
+THREADS = 2
+
+
+class TarWriter:
+    """Writes through ``write``; the order of calls is that of the file."""
+
+    def __init__(self, write: Callable[[bytes], object], level: Level) -> None:
+        self._write_out = write
+        self._compressor = zstandard.ZstdCompressor(level=ZSTANDARD[level], threads=THREADS, write_checksum=True).compressobj()
+
+    def small(self, member: Entry) -> None:
+        """A directory or a link."""
+        self._write(_header(member, 0))
+
+    def file(self, member: Entry, size: int, content: Iterator[bytes]) -> bool:
+        """A file of ``size`` bytes; False where its content was shorter, and zeros stand in."""
+        self._write(_header(member, size))
+        left = size
+        for piece in content:
+            self._write(piece)
+            left -= len(piece)
+        self._write(bytes(left + -size % tarfile.BLOCKSIZE))
+        return left == 0
+
+    def finish(self) -> None:
+        """The end of the file."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write_out(self._compressor.flush())
+
+    def _write(self, data: bytes) -> None:
+        packed = self._compressor.compress(data)
+        if packed:
+            self._write_out(packed)
+
+
+def _header(member: Entry, size: int) -> bytes:
+    path = "./" if member.path == "." else member.path
+    about = tarfile.TarInfo(path)
+    about.type = KINDS[member.kind]
+    about.mode = 0o777 if member.kind == "link" else member.mode
+    about.size = size
+    about.mtime = max(member.mtime_ns // 1_000_000_000, 0)
+    about.linkname = member.target
+    return about.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

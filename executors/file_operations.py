@@ -83,8 +83,8 @@ def split(roots: list[str], path: str) -> tuple[str, list[str]]:
     raise OSError(errno.EPERM, "outside of the job's directories", path)
 
 
-def open_parent(roots: list[str], path: str, *, create: bool = False) -> tuple[int, str]:
-    """A descriptor of the directory above ``path`` and the last component."""
+def open_parent(roots: list[str], path: str, *, create: bool = False, mode: int = 0o777) -> tuple[int, str]:
+    """A descriptor of the directory above ``path`` and the last component; missing directories are made with ``create``."""
     root, parts = split(roots, path)
     above, name = os.path.split(root)
     if create:
@@ -94,7 +94,7 @@ def open_parent(roots: list[str], path: str, *, create: bool = False) -> tuple[i
         try:
             if create:
                 try:
-                    os.mkdir(part, 0o777, dir_fd=fd)
+                    os.mkdir(part, mode, dir_fd=fd)
                 except FileExistsError:
                     pass
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)

@@ -10,7 +10,10 @@ from typing import Any
 import click
 
 from runner.config.duration import format_duration, parse_duration
-from runner.config.schema import CUSTOM_BUILD_DIR, RUNNER, Key, Type
+from runner.config.schema import INNER_TABLES, RUNNER, SUB_TABLES, Key, Type
+
+# Keys of tables that have flags, behind the dotted name of the table; those of the entry itself behind "".
+_TABLES = {"": RUNNER, **SUB_TABLES, **INNER_TABLES}
 
 
 class Duration(click.ParamType[str]):
@@ -51,7 +54,7 @@ class Switches(click.ParamType[dict[str, bool]]):
 
 def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for every runner key that has a flag."""
-    for key in reversed([key for key in (*RUNNER, *CUSTOM_BUILD_DIR) if key.flag]):
+    for key in reversed([key for keys in _TABLES.values() for key in keys if key.flag]):
         command = _option(key)(command)
     return command
 
@@ -82,26 +85,27 @@ def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def parameter(key: Key) -> str:
     """The parameter of a command function that carries a key."""
-    return f"key_{key.name.replace('-', '_')}" if key.name != "enabled" else "key_custom_build_dir_enabled"
+    return f"key_{key.flag.replace('-', '_')}"
 
 
 def runner_values(parameters: dict[str, Any]) -> dict[str, Any]:
-    """What was given, by the names of the file, in the order of the schema."""
+    """What was given, by the names of the file, in the order of the schema; tables hold tables."""
     values: dict[str, Any] = {}
-    for key in RUNNER:
-        given = parameters.get(parameter(key))
-        if given is None or given == () or given == "":
-            continue
-        if key.type is Type.BOOLEAN_MAP:
-            values[key.name] = {name: on for found in given for name, on in found.items()}
-        elif key.type is Type.LIST:
-            values[key.name] = _list(key, given)
-        else:
-            values[key.name] = given
-    enabled = parameters.get("key_custom_build_dir_enabled")
-    if enabled is not None:
-        values["custom_build_dir"] = {"enabled": enabled}
+    for table, keys in _TABLES.items():
+        for key in keys:
+            given = parameters.get(parameter(key)) if key.flag else None
+            if given is not None and given != () and given != "":
+                inner = values
+                for name in table.split(".") if table else ():
+                    inner = inner.setdefault(name, {})
+                inner[key.name] = _value(key, given)
     return values
+
+
+def _value(key: Key, given: Any) -> Any:
+    if key.type is Type.BOOLEAN_MAP:
+        return {name: on for found in given for name, on in found.items()}
+    return _list(key, given) if key.type is Type.LIST else given
 
 
 def _list(key: Key, given: tuple[str, ...]) -> list[str]:

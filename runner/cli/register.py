@@ -298,7 +298,7 @@ class _Registration:
 
         first = ("name", "url", "id", "token", "token_obtained_at", "token_expires_at", "executor")
         ordered = {key: self._values[key] for key in first if key in self._values}
-        others = OPEN_TABLES - {"cache", "go", ordered["executor"]}
+        others = OPEN_TABLES - {"go", ordered["executor"]}
         ordered |= {key: value for key, value in self._values.items() if key not in ordered and key not in others}
         token, url = ordered["token"], ordered["url"]
         for index, runner in enumerate(self._config.runners if self._given["replace"] else ()):

@@ -14,6 +14,7 @@ from typing import Any
 
 from executors.registry import Kind
 from runner.config import schema
+from runner.config.cache import cache
 from runner.config.diagnostics import Diagnostic, Severity, did_you_mean
 from runner.config.duration import parse_duration
 from runner.config.model import (
@@ -236,6 +237,7 @@ class _Reader:
             labels=merged,
             custom_build_dir_enabled=self._sub(values, "custom_build_dir", place).get("enabled"),
             artifact=self._artifact(values, place),
+            cache=cache(self, values.get("cache", {}), place),
             pyrunner=own,
             tables={name: values[name] for name in schema.OPEN_TABLES if name in values},
             line=line,

@@ -50,6 +50,57 @@ class ArtifactConfig(msgspec.Struct, frozen=True, kw_only=True):
     response_header_timeout_s: float = 600.0
 
 
+class S3Config(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.cache.s3]``. ``path_style`` None: whatever the server address asks for."""
+
+    server_address: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    bucket_name: str = ""
+    bucket_location: str = ""
+    insecure: bool = False
+    authentication_type: str = ""
+    server_side_encryption: str = ""
+    server_side_encryption_key_id: str = ""
+    dual_stack: bool = True
+    path_style: bool | None = None
+    accelerate: bool = False
+    role_arn: str = ""
+    upload_role_arn: str = ""
+
+
+class GcsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.cache.gcs]``."""
+
+    credentials_file: str = ""
+    access_id: str = ""
+    private_key: str = ""
+    bucket_name: str = ""
+    universe_domain: str = ""
+
+
+class AzureConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.cache.azure]``."""
+
+    account_name: str = ""
+    account_key: str = ""
+    container_name: str = ""
+    storage_domain: str = ""
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.cache]``. ``type`` is empty (this host only), ``s3``, ``gcs`` or ``azure``."""
+
+    type: str = ""
+    path: str = ""
+    shared: bool = False
+    max_uploaded_archive_size: int = 0
+    s3: S3Config = S3Config()
+    gcs: GcsConfig = GcsConfig()
+    azure: AzureConfig = AzureConfig()
+
+
 class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[[runners]]`` entry. ``tables`` holds the sub-tables of executors as they are; ``disabled`` says why the entry
     cannot be used; ``line`` is where it begins; ``token_reference`` names variables that url and token came from."""
@@ -90,6 +141,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     feature_flags: dict[str, bool] = {}
     custom_build_dir_enabled: bool | None = None
     artifact: ArtifactConfig = ArtifactConfig()
+    cache: CacheConfig = CacheConfig()
     pyrunner: RunnerSettings = RunnerSettings()
     tables: dict[str, Any] = {}
     line: int = 0

@@ -141,6 +141,78 @@ ARTIFACT: tuple[Key, ...] = (
     Key(name="upload_timeout", type=Type.DURATION),
     Key(name="response_header_timeout", type=Type.DURATION),
 )
+
+
+def _cache_key(name: str, kind: Type, spelled: str, help_: str, *, flag: str = "", env: str = "") -> Key:
+    """A key of ``[runners.cache]``; ``spelled`` is its name in small letters with hyphens, below its table."""
+    upper = f"CACHE_{spelled}".upper().replace("-", "_")
+    return Key(name=name, type=kind, flag=f"cache-{flag or spelled}", env=env or upper, help=help_)
+
+
+CACHE: tuple[Key, ...] = (
+    _cache_key("Type", Type.STRING, "type", "Remote cache: s3, gcs or azure"),
+    _cache_key("Path", Type.STRING, "path", "Prefix of the names of objects"),
+    _cache_key("Shared", Type.BOOLEAN, "shared", "Share the remote cache with other runners"),
+    _cache_key(
+        "MaxUploadedArchiveSize",
+        Type.INTEGER,
+        "maximum-uploaded-archive-size",
+        "Largest archive that is uploaded, bytes",
+        flag="max_uploaded_archive_size",
+    ),
+    Key(name="s3", type=Type.TABLE),
+    Key(name="gcs", type=Type.TABLE),
+    Key(name="azure", type=Type.TABLE),
+)
+CACHE_S3: tuple[Key, ...] = (
+    _cache_key("ServerAddress", Type.STRING, "s3-server-address", "Host and port of an S3 server"),
+    _cache_key("AccessKey", Type.STRING, "s3-access-key", "Access key"),
+    _cache_key("SecretKey", Type.STRING, "s3-secret-key", "Secret key"),
+    _cache_key("SessionToken", Type.STRING, "s3-session-token", "Session token"),
+    _cache_key("BucketName", Type.STRING, "s3-bucket-name", "Bucket"),
+    _cache_key("BucketLocation", Type.STRING, "s3-bucket-location", "Region of the bucket"),
+    _cache_key("Insecure", Type.BOOLEAN, "s3-insecure", "Plain HTTP"),
+    _cache_key(
+        "AuthenticationType",
+        Type.STRING,
+        "s3-authentication-type",
+        "access-key or iam",
+        flag="s3-authentication_type",
+    ),
+    _cache_key("ServerSideEncryption", Type.STRING, "s3-server-side-encryption", "S3, KMS or DSSE-KMS"),
+    _cache_key("ServerSideEncryptionKeyID", Type.STRING, "s3-server-side-encryption-key-id", "Key of the encryption"),
+    _cache_key("DualStack", Type.OPTIONAL_BOOLEAN, "s3-dual-stack", "Endpoints of Amazon with IPv6"),
+    _cache_key("PathStyle", Type.OPTIONAL_BOOLEAN, "s3-path-style", "The bucket is named in the path"),
+    _cache_key("Accelerate", Type.BOOLEAN, "s3-accelerate", "Transfer acceleration of Amazon"),
+    _cache_key("RoleARN", Type.STRING, "s3-role-arn", "Role that is assumed for transfers"),
+    _cache_key("UploadRoleARN", Type.STRING, "s3-upload-role-arn", "Role that is assumed for uploads (deprecated)"),
+    _cache_key("AssumeRoleMaxConcurrency", Type.INTEGER, "s3-assume-role-max-concurrency", "No effect: one request a job"),
+    _cache_key(
+        "DisableAssumeRoleCredentialsCaching",
+        Type.BOOLEAN,
+        "s3-disable-assume-role-credentials-caching",
+        "No effect: credentials of a role are not kept",
+    ),
+)
+CACHE_GCS: tuple[Key, ...] = (
+    _cache_key("AccessID", Type.STRING, "gcs-access-id", "Service account"),
+    _cache_key("PrivateKey", Type.STRING, "gcs-private-key", "Its private key, PEM"),
+    _cache_key(
+        "CredentialsFile",
+        Type.STRING,
+        "gcs-credentials-file",
+        "File with the credentials of a service account",
+        env="GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    _cache_key("BucketName", Type.STRING, "gcs-bucket-name", "Bucket"),
+    _cache_key("UniverseDomain", Type.STRING, "gcs-universe-domain", "Domain of the cloud"),
+)
+CACHE_AZURE: tuple[Key, ...] = (
+    _cache_key("AccountName", Type.STRING, "azure-account-name", "Storage account"),
+    _cache_key("AccountKey", Type.STRING, "azure-account-key", "Its key"),
+    _cache_key("ContainerName", Type.STRING, "azure-container-name", "Container"),
+    _cache_key("StorageDomain", Type.STRING, "azure-storage-domain", "Domain of the storage"),
+)
 # Tables whose keys other parts read (or will); here they only have to be known.
 OPEN_TABLES = frozenset(
     {
@@ -153,15 +225,17 @@ OPEN_TABLES = frozenset(
         "instance",
         "machine",
         "autoscaler",
-        "cache",
         "go",
     }
 )
 SUB_TABLES: Mapping[str, tuple[Key, ...]] = {
     "custom_build_dir": CUSTOM_BUILD_DIR,
+    "cache": CACHE,
     "artifact": ARTIFACT,
     "pyrunner": RUNNER_PYRUNNER,
 }
+# Tables in tables, by their dotted names.
+INNER_TABLES: Mapping[str, tuple[Key, ...]] = {"cache.s3": CACHE_S3, "cache.gcs": CACHE_GCS, "cache.azure": CACHE_AZURE}
 LATER_EXECUTORS = ("docker", "custom", "kubernetes", "ssh")
 REFUSED_EXECUTORS = (
     "docker+machine",

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-from executors.base import Environment, WorkspaceError
+from executors.base import Environment
 from runner.coordinator.payload import Artifact, Dependency
 from runner.coordinator.port import JobCoordinator
+from runner.job.archive_stages import ARCHIVED_WHEN, Attempt, InStage, Take, find_project
 from runner.job.downloads import Downloader
 from runner.job.lines import Lines
-from runner.job.outcome import JobFailure, tool_failed
+from runner.job.outcome import JobFailure
 from runner.job.plan import JobPlan
 from runner.job.stages import Stage
-from runner.job.steps import Step, Steps
+from runner.job.steps import Steps
 from runner.job.uploads import Uploader
 from runner.trace.log import StageLog
-
-Body = Callable[[Step], Awaitable[None]]
-UPLOAD_WHEN = {True: ("", "on_success", "always"), False: ("on_failure", "always")}
-
-
-class Take(Protocol):
-    """Takes a stage with its section and headline; passes over what an earlier process saw end."""
-
-    def __call__(self, stage: str, body: Body) -> Awaitable[None]: ...
-
-
-class Attempt(Protocol):
-    """The same for a stage that may be tried more than once."""
-
-    def __call__(self, stage: Stage, attempts: int, body: Body) -> Awaitable[None]: ...
-
-
-class InStage(Protocol):
-    """Work with the log of a stage, which is closed behind it."""
-
-    def __call__(self, work: Callable[[StageLog], Awaitable[None]]) -> Awaitable[None]: ...
 
 
 def due_uploads(artifacts: Sequence[Artifact], *, succeeded: bool) -> list[tuple[int, Artifact]]:
@@ -44,7 +23,7 @@ def due_uploads(artifacts: Sequence[Artifact], *, succeeded: bool) -> list[tuple
     return [
         (number, artifact)
         for number, artifact in enumerate(artifacts)
-        if artifact.when in UPLOAD_WHEN[succeeded] and (artifact.paths or artifact.exclude or artifact.untracked)
+        if artifact.when in ARCHIVED_WHEN[succeeded] and (artifact.paths or artifact.exclude or artifact.untracked)
     ]
 
 
@@ -83,7 +62,7 @@ class ArtifactStages:
 
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)
-            await self._begin(lines)
+            await find_project(self._environment, self._plan, lines)
             downloader = Downloader(self._plan, self._environment, self._coordinator, lines)
             for dependency in dependencies:
                 await downloader.download(dependency)
@@ -95,19 +74,16 @@ class ArtifactStages:
             return failure
         return None
 
-    async def upload(self, failure: JobFailure | None, status: str) -> JobFailure | None:
-        """Every entry in order; one that fails is the last. ``status`` is what ``CI_JOB_STATUS`` says.
-
-        The first failure of the job counts: one of an upload only where there was none.
-        """
-        entries = due_uploads(self._plan.payload.artifacts, succeeded=failure is None) if self._plan.runner.url else []
+    async def upload(self, status: str, *, succeeded: bool) -> JobFailure | None:
+        """Every entry that is due, in order; one that fails is the last. ``status`` is what ``CI_JOB_STATUS`` says."""
+        entries = due_uploads(self._plan.payload.artifacts, succeeded=succeeded) if self._plan.runner.url else []
         if not entries:
-            return failure
-        name = Stage.UPLOAD_ON_SUCCESS if failure is None else Stage.UPLOAD_ON_FAILURE
+            return None
+        name = Stage.UPLOAD_ON_SUCCESS if succeeded else Stage.UPLOAD_ON_FAILURE
 
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)
-            await self._begin(lines)
+            await find_project(self._environment, self._plan, lines)
             uploader = Uploader(self._plan, self._environment, self._coordinator, self._steps, lines, name)
             await uploader.look_around(status)
             for number, artifact in entries:
@@ -115,18 +91,6 @@ class ArtifactStages:
 
         try:
             await self._take(name, lambda _: self._in_stage(work))
-        except JobFailure as own:
-            return failure or own
-        return failure
-
-    async def _begin(self, lines: Lines) -> None:
-        """End what an earlier process left of the stage, and find the project."""
-        await self._environment.kill_tools()
-        project = self._plan.directories.project
-        try:
-            if await self._environment.files.exists(project):
-                return
-        except WorkspaceError as error:
-            lines.error(str(error))
-        lines.fatal(f"the project directory {project} is not there")
-        raise tool_failed(1)
+        except JobFailure as failure:
+            return failure
+        return None

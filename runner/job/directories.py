@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from runner.job.outcome import misconfigured
@@ -11,12 +11,16 @@ from runner.job.outcome import misconfigured
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directories:
-    """Absolute paths. ``builds`` and ``shown`` are root and project as scripts see them (they may be relative)."""
+    """Absolute paths. ``builds`` and ``shown`` are root and project as scripts see them (they may be relative).
+
+    ``cache`` is where archives of this project's caches are, below ``cache_root``.
+    """
 
     builds: str
     project: str
     shown: str
     cache: str
+    cache_root: str
 
     @property
     def tmp(self) -> str:
@@ -61,6 +65,7 @@ def place(
         project=posixpath.normpath(posixpath.join(root, slot, name)) + suffix,
         shown=posixpath.normpath(posixpath.join(builds, slot, name)) + suffix,
         cache=posixpath.normpath(posixpath.join(working_dir, cache, name)) + suffix,
+        cache_root=posixpath.normpath(posixpath.join(working_dir, cache)),
     )
 
 
@@ -74,4 +79,4 @@ def with_clone_path(directories: Directories, clone_path: str, *, allowed: bool,
     project = posixpath.normpath(posixpath.join(working_dir, clone_path))
     if project != root and not project.startswith(root.rstrip("/") + "/"):
         raise misconfigured(f'the GIT_CLONE_PATH="{clone_path}" has to be within "{directories.builds}"')
-    return Directories(builds=directories.builds, project=project, shown=project, cache=directories.cache)
+    return replace(directories, project=project, shown=project)

@@ -28,6 +28,10 @@ class Lines:
         """A green line."""
         self._stage.notice(text, time.time_ns())
 
+    def odd(self, text: str) -> None:
+        """A yellow line, without the word WARNING."""
+        self._stage.warning(text, time.time_ns())
+
     def say(self, level: Level, text: str, **facts: object) -> None:
         """A line with facts behind it."""
         self._stage.tool(level, text, time.time_ns(), facts)

@@ -11,6 +11,7 @@ import structlog
 from executors.base import Environment, EnvironmentLost, ExecutorError, ExitStatus, PrepareError, Script, Stream
 from runner.coordinator.port import JobCoordinator
 from runner.job.artifacts import ArtifactStages
+from runner.job.caches import CacheStages
 from runner.job.outcome import (
     JobFailure,
     Reason,
@@ -76,6 +77,7 @@ class JobPath:
         self._scripts = scripts
         self._sources_plan = plan.sources()
         self._sources = Sources(environment, self._sources_plan)
+        self._caches = CacheStages(plan, environment, take=self._take, attempt=self._attempt, in_stage=self._in_stage)
         self._artifacts = ArtifactStages(
             plan, environment, coordinator, steps, take=self._take, attempt=self._attempt, in_stage=self._in_stage
         )
@@ -95,12 +97,15 @@ class JobPath:
     async def run(self) -> None:
         """The path of a job, top to bottom."""
         await self._limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
-        failure = await self._get_sources() or await self._artifacts.download()
+        failure = await self._get_sources() or await self._caches.restore() or await self._artifacts.download()
         if failure is None:
             self._announce()
             failure = await self._user_steps()
             failure = await self._after_script(failure)
-        failure = await self._artifacts.upload(failure, _status_of(failure))
+        status, succeeded = _status_of(failure), failure is None
+        not_saved = await self._caches.save(status, succeeded=succeeded)
+        not_uploaded = await self._artifacts.upload(status, succeeded=succeeded)
+        failure = failure or not_saved or not_uploaded
         await self._clean_up()
         if failure is not None:
             raise failure

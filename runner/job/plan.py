@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from executors.base import ImageSpec, JobSpec
 from executors.registry import Kind
+from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
 from runner.coordinator.payload import JobPayload
 from runner.identity import REVISION, VERSION, architecture, os_name
@@ -55,6 +56,11 @@ class JobPlan:
     def env_file(self) -> str:
         """Where ``GITLAB_ENV`` points."""
         return f"{self.directories.tmp}/gitlab_runner_env"
+
+    def cache_key(self, text: str) -> CacheKey:
+        """The key of a cache; an empty one stands for the job and its ref."""
+        name = text or f"{self.payload.job_info.name}/{self.payload.git_info.ref}"
+        return cache_key(self.variables.expand(name), hashed=self.flags["FF_HASH_CACHE_KEYS"])
 
     def exports(self, status: str) -> list[tuple[str, str]]:
         """What the scripts of a stage see."""

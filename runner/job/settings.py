@@ -49,6 +49,8 @@ class JobSettings:
     lfs_skip_smudge: bool | None
     after_script_ignore_errors: bool
     get_sources_attempts: int
+    restore_cache_attempts: int
+    cache_request_timeout_s: float
     artifact_download_attempts: int
     warnings: tuple[str, ...] = ()
 
@@ -138,14 +140,11 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     lfs_skip = reader.boolean("GIT_LFS_SKIP_SMUDGE", default=False)
     reader.boolean("GIT_SUBMODULE_FORCE_HTTPS", default=False)
     ignore_errors = reader.boolean("AFTER_SCRIPT_IGNORE_ERRORS", default=True)
-    reader.integer("CACHE_REQUEST_TIMEOUT", 10)
+    cache_minutes = reader.integer("CACHE_REQUEST_TIMEOUT", 10)
     get_sources = reader.attempts("GET_SOURCES_ATTEMPTS")
     artifact_download = reader.attempts("ARTIFACT_DOWNLOAD_ATTEMPTS")
-    for name in (
-        "RESTORE_CACHE_ATTEMPTS",
-        "EXECUTOR_JOB_SECTION_ATTEMPTS",
-        "SECRETS_RETRIEVAL_ATTEMPTS",
-    ):
+    restore_cache = reader.attempts("RESTORE_CACHE_ATTEMPTS")
+    for name in ("EXECUTOR_JOB_SECTION_ATTEMPTS", "SECRETS_RETRIEVAL_ATTEMPTS"):
         reader.attempts(name)
     disabled = []
     if debug_disabled:
@@ -168,6 +167,8 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
         lfs_skip_smudge=lfs_skip,
         after_script_ignore_errors=ignore_errors,
         get_sources_attempts=get_sources,
+        restore_cache_attempts=restore_cache,
+        cache_request_timeout_s=60.0 * (cache_minutes if cache_minutes > 0 else 10),
         artifact_download_attempts=artifact_download,
         warnings=(*disabled, *reader.warnings, *reader.clamped),
     )

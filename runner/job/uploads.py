@@ -7,24 +7,21 @@ import errno
 import os
 from collections.abc import Sequence
 
-from executors.base import Entry, Environment, Output, Stream, WorkspaceError
+from executors.base import Entry, Environment, WorkspaceError
 from runner.archive.artifacts import DEFAULT_NAME, Content, file_name, format_of
 from runner.archive.formats import compression_level
-from runner.archive.listing import list_for
-from runner.archive.match import Level, Line, Selection, select, shown
+from runner.archive.match import Level, Selection, shown
 from runner.archive.pack import Packed, Sink, pack
 from runner.coordinator.payload import Artifact
 from runner.coordinator.port import ArtifactAnswer, ArtifactUpload, ArtifactVerdict, JobCoordinator, TransferSettings
 from runner.errors import ArchiveError
-from runner.job.env_file import parse_env_file
 from runner.job.flags import parse_bool
 from runner.job.lines import METER, Lines, Meter, facts_of, meter, meter_frequency
 from runner.job.outcome import tool_failed
 from runner.job.plan import JobPlan
 from runner.job.provenance import StatementMaker
-from runner.job.sources import SAFE
+from runner.job.selection import Selector
 from runner.job.steps import Steps
-from runner.job.words import BadWord, expand_word
 
 TRIES = 3
 TRIES_UNAVAILABLE = 6
@@ -62,12 +59,11 @@ class Uploader:
         self._lines = lines
         self._stage = stage
         self._project = plan.directories.project
-        self._variables: dict[str, str] = {}
+        self._selector = Selector(plan, environment, lines)
 
     async def look_around(self, status: str) -> None:
-        """Read what the variables of this stage are: those of the job, and what its scripts wrote for later stages."""
-        content = await self._files.read(self._plan.env_file) or b""
-        self._variables = {**dict(self._plan.exports(status)), **parse_env_file(content)}
+        """Read what the variables of this stage are."""
+        await self._selector.look_around(status)
 
     async def upload(self, number: int, artifact: Artifact) -> None:
         """One entry. Nothing to upload is no failure."""
@@ -77,7 +73,7 @@ class Uploader:
             lines.info("Uploaded before the runner was restarted")
             return
         try:
-            selection = await self._select(artifact)
+            selection = await self._selector.select(artifact.paths, artifact.exclude, untracked=artifact.untracked)
             if not selection.members:
                 lines.error("No files to upload")
                 return
@@ -87,53 +83,13 @@ class Uploader:
             lines.fatal(str(error))
             raise tool_failed(1) from error
 
-    # Choosing
-
-    async def _select(self, artifact: Artifact) -> Selection:
-        paths = [self._expand(path, "path") for path in artifact.paths]
-        exclude = [self._expand(path, "path") for path in artifact.exclude]
-        untracked, complaint = await self._untracked() if artifact.untracked else (None, None)
-        entries = await self._files.list(self._project) if untracked else await list_for(self._files, self._project, paths)
-        selection = select(entries, self._project, paths=paths, exclude=exclude, untracked=untracked)
-        self._lines.show(selection.lines)
-        if complaint is not None:
-            self._lines.show([complaint])
-        return selection
-
-    def _expand(self, text: str, what: str) -> str:
-        try:
-            return expand_word(text, self._variables.get)
-        except BadWord as error:
-            self._lines.warning(f'invalid path "": {error}' if what == "path" else f"invalid artifact name: {error}")
-            return text
-
-    async def _untracked(self) -> tuple[list[str] | None, Line | None]:
-        found: list[bytes] = []
-
-        def keep(piece: Output) -> None:
-            if piece.stream is Stream.STDOUT:
-                found.append(piece.data)
-            else:
-                self._lines.output(piece)
-
-        status = await self._environment.tool(
-            ["git", *SAFE, "ls-files", "-o", "-z"],
-            cwd=self._project,
-            env={"GIT_TERMINAL_PROMPT": "0"},
-            output=keep,
-        )
-        if status.exit_code != 0:
-            return None, Line(Level.WARNING, f"untracked: exit status {status.exit_code}")
-        names = b"".join(found).decode(errors="surrogateescape").split("\0")
-        return [name for name in names if name], None
-
     # Sending
 
     async def _send(self, number: int, artifact: Artifact, selection: Selection) -> None:
-        name = self._expand(artifact.name, "name") if artifact.name else DEFAULT_NAME
+        name = self._selector.expand(artifact.name, "name") if artifact.name else DEFAULT_NAME
         upload_name = file_name(name, artifact.artifact_format)
         members = await self._with_statement(artifact, name, selection.members)
-        frequency_s = meter_frequency(self._variables.get(METER), self._lines)
+        frequency_s = meter_frequency(self._selector.variables.get(METER), self._lines)
         async with meter(self._lines, "Uploading artifacts", frequency_s) as moved:
             content = self._content(artifact, members, moved)
             upload = ArtifactUpload(
@@ -180,7 +136,7 @@ class Uploader:
 
     def _content(self, artifact: Artifact, members: Sequence[Entry], moved: Meter) -> Content:
         archive_format = format_of(artifact.artifact_format, members)
-        level, complaint = compression_level(self._variables.get("ARTIFACT_COMPRESSION_LEVEL", ""))
+        level, complaint = compression_level(self._selector.variables.get("ARTIFACT_COMPRESSION_LEVEL", ""))
         if complaint:
             self._lines.warning(complaint)
 
@@ -195,10 +151,10 @@ class Uploader:
 
     async def _with_statement(self, artifact: Artifact, name: str, members: Sequence[Entry]) -> Sequence[Entry]:
         """The members, and a statement of where they come from when the job wants one."""
-        wanted = parse_bool(self._variables.get("RUNNER_GENERATE_ARTIFACTS_METADATA", ""))
+        wanted = parse_bool(self._selector.variables.get("RUNNER_GENERATE_ARTIFACTS_METADATA", ""))
         if not wanted or artifact.artifact_format != "zip":
             return members
-        maker = StatementMaker(self._plan, self._files, self._steps, self._lines, self._variables)
+        maker = StatementMaker(self._plan, self._files, self._steps, self._lines, self._selector.variables)
         return await maker.add(name, members)
 
     def _say_stored(self, artifact: Artifact, answer: ArtifactAnswer) -> None:

@@ -80,19 +80,11 @@ DIFFERS: dict[str, Difference] = {
     "trace-416-beyond": Difference("the result is reported even where the log is not taken", (SUCCESS,)),
     "profile-prints": Difference("a login shell, and so its profile, runs for the user's scripts only"),
     "success-timestamps": Difference(STREAMS),
-    "stamp-helper-lines": Difference("caches are not in this version"),
     "job-timeout-in-upload": Difference("no helper program is there to be terminated"),
 }
 
-CACHES = "caches are not in this version"
 SUBMODULES = "submodules are not in this version"
 NOT_YET: dict[str, str] = {
-    "after-script-not-ignored-flavour": CACHES,
-    "cache-policy-unknown": CACHES,
-    "gitlab-env-paths-and-next-job": CACHES,
-    "stages-all-failure": CACHES,
-    "stages-all-success": CACHES,
-    "full-job": CACHES,
     "trace-404-final": "whether the 404 of the first patch comes before the end of the job follows from the machine",
 }
 
@@ -135,7 +127,6 @@ CLI_NOT_YET: dict[str, str] = {
     "register-template-docker*": LATER_EXECUTORS,
     "register-template-extra-tables": LATER_EXECUTORS,
     "reset-token-pat": "the server of the recording gave no answer to this call",
-    "register-all-runner-flags": "flags of remote caches are not in this version",
     "register-map-flag-json-object": LATER_EXECUTORS,
 }
 
@@ -204,3 +195,17 @@ CALLS_DIFFER: dict[str, str] = {
     "job-timeout-in-upload": "an upload that its client gave up has an answer nobody reads",
     "accept-reset": "an update whose connection is cut before the answer is sent once more at once",
 }
+
+
+@dataclass(frozen=True)
+class CacheDifference:
+    """``log`` and ``files``: whether those still must be the recording's."""
+
+    reason: str
+    ends: tuple[tuple[str, str | None, int | None], ...] = ()
+    log: bool = False
+    files: bool = True
+
+
+CACHE_DIFFERS: dict[str, CacheDifference] = {}
+CACHE_NOT_REPLAYED: dict[str, str] = {}

@@ -1,0 +1,186 @@
+"""Saving the caches of a job (``job-lifecycle.md`` 12.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import posixpath
+from collections.abc import Sequence
+
+from executors.base import Entry, Environment, WorkspaceError
+from executors.file_operations import write_all
+from runner.archive.cache_key import CacheKey
+from runner.archive.formats import Format, compression_level, read_mark
+from runner.archive.local_store import LocalStore, Stored
+from runner.archive.match import shown
+from runner.archive.object_store import CACHE_KEY, ObjectStore, StoreError
+from runner.archive.pack import pack
+from runner.coordinator.payload import Cache
+from runner.errors import ArchiveError
+from runner.job.cache_transfer import CacheTransfer
+from runner.job.lines import Lines
+from runner.job.plan import JobPlan
+from runner.job.selection import Selector
+from runner.job.uploads import GONE
+
+NO_URL = "No URL provided, cache will not be uploaded to shared cache server. Cache will be stored only locally."
+FORMATS = {"zip": Format.ZIP, "tarzstd": Format.TARZSTD, "zipzstd": Format.ZIPZSTD}
+
+
+class Saver:
+    """Saves for one stage. Nothing that goes wrong fails the job."""
+
+    def __init__(
+        self, plan: JobPlan, environment: Environment, lines: Lines, local: LocalStore, remote: ObjectStore | None
+    ) -> None:
+        self._plan = plan
+        self._files = environment.files
+        self._lines = lines
+        self._local = local
+        self._remote = remote
+        self._project = plan.directories.project
+        self._selector = Selector(plan, environment, lines)
+        self._transfer = CacheTransfer(plan, lines)
+
+    async def look_around(self, status: str) -> None:
+        """Read what the variables of this stage are."""
+        await self._selector.look_around(status)
+
+    async def save(self, cache: Cache, *, pushes: bool) -> None:
+        """One entry."""
+        key = self._plan.cache_key(cache.key)
+        if key.complaint:
+            self._lines.odd(key.complaint)
+        if not key.stored:
+            self._lines.notice("Skipping cache archiving due to empty cache key")
+            return
+        if not pushes:
+            self._lines.notice(f"Not uploading cache {key.shown} due to policy")
+            return
+        self._lines.notice(f"Creating cache {key.shown}...")
+        try:
+            await self._save(cache, key)
+        except (ArchiveError, WorkspaceError) as error:
+            self._lines.fatal(str(error))
+        except OSError as error:
+            self._lines.fatal(f"mkdir {self._shown(key)}: {_reason(error)}")
+        else:
+            self._lines.notice("Created cache")
+            return
+        self._lines.odd("Failed to create cache")
+
+    async def _save(self, cache: Cache, key: CacheKey) -> None:
+        selection = await self._selector.select(cache.paths, untracked=cache.untracked)
+        if not selection.members:
+            self._lines.warning("No files to cache.")
+            return
+        mark = fingerprint(selection.members)
+        try:
+            with self._local.opened(key.stored) as stored:
+                if stored is not None and _is_up_to_date(stored, selection.members, mark):
+                    await self._reuse(stored, key)
+                    return
+        except OSError as error:
+            self._lines.warning(f"stat {self._shown(key)}/cache.zip: {_reason(error)}")
+        await self._build(selection.members, key, mark)
+
+    async def _build(self, members: Sequence[Entry], key: CacheKey, mark: str) -> None:
+        variables = self._selector.variables
+        level, complaint = compression_level(variables.get("CACHE_COMPRESSION_LEVEL", ""))
+        if complaint:
+            self._lines.warning(complaint)
+        kind = FORMATS.get(variables.get("CACHE_COMPRESSION_FORMAT", "").lower(), Format.ZIP)
+        with self._local.draft(key.stored, self._transfer.writer) as draft:
+
+            async def sink(piece: bytes) -> None:
+                try:
+                    await asyncio.to_thread(write_all, draft.fd, piece)
+                except OSError as error:
+                    raise ArchiveError(f"write {self._shown(key)}/cache.zip: {_reason(error)}") from error
+
+            packed = await pack(self._files, self._project, members, sink, format=kind, level=level, mark=mark)
+            for path, why in packed.skipped:
+                if why != GONE:
+                    self._lines.warning(f"{shown(path)}: {why}")
+            await asyncio.to_thread(draft.keep, {})
+            about = os.fstat(draft.fd)
+            await self._upload(Stored(draft.fd, about.st_size, about.st_mtime_ns), key)
+
+    async def _reuse(self, stored: Stored, key: CacheKey) -> None:
+        """The archive is what would be made: at most it is missing in the remote store."""
+        if self._remote is not None:
+            name = self._transfer.object_name(key)
+            try:
+                if await self._remote.exists(name, timeout_s=self._plan.settings.cache_request_timeout_s):
+                    self._lines.info("Primary cache already exists remotely, skipping upload")
+                    return
+            except StoreError as error:
+                self._lines.warning("The remote cache could not be looked for", error=error)
+        self._lines.info("Primary cache does not exist remotely, uploading existing archive")
+        await self._upload(stored, key)
+
+    async def _upload(self, stored: Stored, key: CacheKey) -> None:
+        remote, limit = self._remote, self._plan.runner.cache.max_uploaded_archive_size
+        if remote is None:
+            self._lines.info(NO_URL)
+            return
+        if 0 < limit < stored.size:
+            text = f"Cache archive size ({stored.size}) is too big (Limit is set to {limit})"
+            self._lines.info(f"{text}. Cache will be stored only locally.")
+            return
+        name = self._transfer.object_name(key)
+        last: StoreError | None = None
+        for _ in self._transfer.tries():
+            if last is not None:
+                self._lines.warning("Retrying...", error=last)
+                await asyncio.sleep(self._transfer.PAUSE_S)
+            self._lines.info("Using presigned URL for cache upload")
+            self._lines.info(f"Uploading cache.zip to {remote.url(name)}")
+            try:
+                async with self._transfer.how("Uploading cache", self._selector.variables.get) as how:
+                    tag = await remote.store(name, stored.path, stored.size, {CACHE_KEY: _header(key.shown)}, how)
+                self._local.tag(stored, tag)
+                return
+            except StoreError as error:
+                last = error
+                if not error.is_passing:
+                    break
+        assert last is not None
+        raise last
+
+    def _shown(self, key: CacheKey) -> str:
+        return posixpath.relpath(posixpath.join(self._plan.directories.cache, key.stored), self._project)
+
+
+def fingerprint(members: Sequence[Entry]) -> str:
+    """What tells one choice of files from another without reading them: names, kinds, modes, sizes, targets and times.
+
+    Times in whole seconds, as archives keep them: files that were restored and not touched give the same.
+    """
+    found = hashlib.sha256()
+    for member in members:
+        if member.path == ".":
+            continue
+        size = member.size if member.kind == "file" else 0
+        mode = 0 if member.kind == "link" else member.mode & 0o777
+        facts = f"{member.path}\0{member.kind}\0{mode}\0{size}\0{member.mtime_ns // 10**9}\0{member.target}\0"
+        found.update(facts.encode(errors="surrogateescape"))
+    return found.hexdigest()
+
+
+def _is_up_to_date(stored: Stored, members: Sequence[Entry], mark: str) -> bool:
+    """Whether the archive holds these files. One of GitLab Runner carries no mark: its time has to do."""
+    if stored.mtime_ns < max(member.mtime_ns for member in members):
+        return False
+    return read_mark(stored.path) in ("", mark)
+
+
+def _header(text: str) -> str:
+    """A key as the value of a header: what is no printable ASCII is escaped."""
+    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]

@@ -90,7 +90,9 @@ def open_parent(roots: list[str], path: str, *, create: bool = False, mode: int 
     if create:
         os.makedirs(above, exist_ok=True)
     fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    walked = above.rstrip("/")
     for part in ([name, *parts])[:-1]:
+        walked += f"/{part}"
         try:
             if create:
                 try:
@@ -99,7 +101,7 @@ def open_parent(roots: list[str], path: str, *, create: bool = False, mode: int 
                     pass
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
+            raise OSError(error.errno, error.strerror, walked) from None
         finally:
             os.close(fd)
         fd = inner

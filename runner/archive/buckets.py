@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC
 from typing import Any
 
 from runner.archive.object_store import CLIENT_OPTIONS, NO_RETRIES, ObjectStore
@@ -76,10 +78,9 @@ def _amazon_host(config: S3Config, region: str) -> str:
 
 
 def _role(config: S3Config, role: str) -> Any:
-    """Credentials of a role, good for an hour and renewed before."""
+    """Gives the credentials of a role, good for an hour; asked again when they are about to expire."""
     try:
         import boto3
-        from obstore.auth.boto3 import StsCredentialProvider
     except ImportError as error:
         raise ArchiveError("RoleARN of the s3 cache needs the package boto3: install pyrunner[cache-role]") from error
     keys: dict[str, Any] = {}
@@ -87,8 +88,19 @@ def _role(config: S3Config, role: str) -> Any:
         keys = {"aws_access_key_id": config.access_key, "aws_secret_access_key": config.secret_key}
         if config.session_token:
             keys["aws_session_token"] = config.session_token
-    session = boto3.Session(region_name=config.bucket_location or "us-east-1", **keys)
-    return StsCredentialProvider(session, RoleArn=role, RoleSessionName="pyrunner")
+    client = boto3.Session(region_name=config.bucket_location or "us-east-1", **keys).client("sts")
+
+    async def credentials() -> dict[str, Any]:
+        answer = await asyncio.to_thread(client.assume_role, RoleArn=role, RoleSessionName="pyrunner")
+        found = answer["Credentials"]
+        return {
+            "access_key_id": found["AccessKeyId"],
+            "secret_access_key": found["SecretAccessKey"],
+            "token": found["SessionToken"],
+            "expires_at": found["Expiration"].astimezone(UTC),
+        }
+
+    return credentials
 
 
 def _gcs(config: GcsConfig) -> ObjectStore:

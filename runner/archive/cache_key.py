@@ -13,12 +13,22 @@ _DECODE = re.compile("|".join(map(re.escape, _ENCODED)))
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """``shown`` is for people; ``stored`` names directory and object: components without ``.`` and ``..``. Empty ones
-    mean that there is no cache. ``complaint`` is a warning for the job's log."""
+    """``shown`` is for people; ``stored`` names directory and object: components without ``.`` and ``..``, or a hash.
+
+    Empty ones mean that there is no cache. ``complaint`` is a warning for the job's log. ``other`` is the key as it would
+    be with, or without, hashes: so an archive of before the change is found.
+    """
 
     shown: str
     stored: str
     complaint: str = ""
+    is_hashed: bool = False
+    raw: str = ""
+
+    @property
+    def other(self) -> CacheKey:
+        """See the class."""
+        return cache_key(self.raw, hashed=not self.is_hashed)
 
 
 def cache_key(expanded: str, *, hashed: bool) -> CacheKey:
@@ -26,13 +36,14 @@ def cache_key(expanded: str, *, hashed: bool) -> CacheKey:
     if not expanded:
         return CacheKey("", "")
     if hashed:
-        return CacheKey(expanded, hashlib.sha256(expanded.encode(errors="surrogateescape")).hexdigest())
+        digest = hashlib.sha256(expanded.encode(errors="surrogateescape")).hexdigest()
+        return CacheKey(expanded, digest, is_hashed=True, raw=expanded)
     clean = _sanitised(expanded)
     if clean == expanded:
-        return CacheKey(clean, clean)
+        return CacheKey(clean, clean, raw=expanded)
     if not clean:
         return CacheKey("", "", f"cache key {_quoted(expanded)} could not be sanitized")
-    return CacheKey(clean, clean, f"cache key {_quoted(expanded)} sanitized to {_quoted(clean)}")
+    return CacheKey(clean, clean, f"cache key {_quoted(expanded)} sanitized to {_quoted(clean)}", raw=expanded)
 
 
 def fallback_key(expanded: str, *, hashed: bool) -> tuple[CacheKey, list[str]]:
@@ -46,10 +57,10 @@ def fallback_key(expanded: str, *, hashed: bool) -> tuple[CacheKey, list[str]]:
     return key, complaints
 
 
-def object_name(key: CacheKey, *, path: str, short_token: str, shared: bool, project_id: int, hashed: bool) -> str:
+def object_name(key: CacheKey, *, path: str, short_token: str, shared: bool, project_id: int) -> str:
     """The name of an object in a bucket (12.2)."""
     runner = "" if shared else f"runner/{short_token}"
-    shard = key.stored[:2] if hashed else ""
+    shard = key.stored[:2] if key.is_hashed else ""
     return "/".join(part for part in (path.strip("/"), runner, f"project/{project_id}", shard, key.stored) if part)
 
 

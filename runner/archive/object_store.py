@@ -19,6 +19,7 @@ from executors.file_operations import write_all
 from runner.errors import ArchiveError
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import ObjectStore as Bucket
 
 CONTENT_TYPE = "application/octet-stream"
@@ -98,7 +99,8 @@ class ObjectStore:
         options: dict[str, Any] = {}
         if tag:
             options["if_none_match"] = tag
-        elif since_ns:
+        if since_ns:
+            # Servers that know both look at the tag alone.
             options["if_modified_since"] = datetime.fromtimestamp(since_ns // 10**9, UTC)
         async with _translated(how.timeout_s):
             try:
@@ -108,15 +110,14 @@ class ObjectStore:
             about = found.meta
             modified_ns = int(about["last_modified"].timestamp()) * 10**9
             own_tag = about["e_tag"] or ""
-            if (tag and tag == own_tag) or (not tag and since_ns and modified_ns <= since_ns):
+            is_same = tag == own_tag if tag and own_tag else 0 < modified_ns <= since_ns
+            if is_same:
                 return Fetched(is_new=False)
             on_begin()
             if how.streams > 1 and about["size"] > how.part_bytes:
                 await self._fetch_parts(name, fd, about["size"], own_tag, how)
             else:
-                async for piece in found.stream(min_chunk_size=1024 * 1024):
-                    await asyncio.to_thread(write_all, fd, bytes(piece))
-                    how.on_piece(len(piece))
+                await self._fetch_whole(found, fd, how)
             metadata = {str(key).lower(): str(value) for key, value in found.attributes.items()}
             return Fetched(
                 is_new=True,
@@ -125,6 +126,15 @@ class ObjectStore:
                 tag=own_tag,
                 metadata={key: value for key, value in metadata.items() if not key.startswith("content-")},
             )
+
+    async def _fetch_whole(self, found: GetResult, fd: int, how: Transfer) -> None:
+        left = found.meta["size"]
+        async for piece in found.stream(min_chunk_size=1024 * 1024):
+            await asyncio.to_thread(write_all, fd, bytes(piece))
+            how.on_piece(len(piece))
+            left -= len(piece)
+        if left:
+            raise StoreError(f"the archive is {left} bytes short", is_passing=True)
 
     async def _fetch_parts(self, name: str, fd: int, size: int, tag: str, how: Transfer) -> None:
         """Parts side by side, all of one version."""
@@ -195,6 +205,8 @@ async def _translated(timeout_s: float) -> AsyncIterator[None]:
 
 
 def _translate(error: Exception) -> StoreError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return StoreError(f"cache.zip: {os.strerror(error.errno)}")  # of this host: the library's errors have no number
     text = str(error).partition("\n\nDebug source")[0]
     answered = _ANSWERED.search(text)
     if answered is None:

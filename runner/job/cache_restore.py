@@ -66,7 +66,7 @@ class Restorer:
                 self._lines.odd(key.complaint)
             found.append(key)
         text = self._plan.variables.get("CACHE_FALLBACK_KEY") or ""
-        key, complaints = fallback_key(self._plan.variables.expand(text), hashed=self._plan.flags["FF_HASH_CACHE_KEYS"])
+        key, complaints = fallback_key(self._plan.variables.expand(text), hashed=self._plan.hashes_cache_keys)
         for complaint in complaints:
             self._lines.odd(complaint)
         return [key for key in [*found, key] if key.stored]
@@ -96,14 +96,13 @@ class Restorer:
 
     async def _download(self, remote: ObjectStore, key: CacheKey) -> bool:
         """Bring the archive here unless it is here already; whether there is one."""
-        name = self._transfer.object_name(key)
         last: StoreError | None = None
         for _ in self._transfer.tries():
             if last is not None:
                 self._lines.warning("Retrying...", error=last)
                 await asyncio.sleep(self._transfer.PAUSE_S)
             try:
-                await self._download_once(remote, key, name)
+                await self._download_once(remote, key)
                 return True
             except StoreError as error:
                 last = error
@@ -112,8 +111,21 @@ class Restorer:
         self._lines.warning(str(last))
         return False
 
-    async def _download_once(self, remote: ObjectStore, key: CacheKey, name: str) -> None:
+    async def _download_once(self, remote: ObjectStore, key: CacheKey) -> None:
         self._lines.info("Using presigned URL for cache download")
+        try:
+            await self._fetch(remote, key, self._transfer.object_name(key))
+        except StoreError as error:
+            other = key.other
+            if not error.is_missing or not other.stored:
+                raise
+            name = self._transfer.object_name(other)
+            if not await remote.exists(name, timeout_s=self._plan.settings.cache_request_timeout_s):
+                raise
+            self._lines.info("Selecting alternate cache URL: primary not available", alternate_url=remote.url(name))
+            await self._fetch(remote, key, name)
+
+    async def _fetch(self, remote: ObjectStore, key: CacheKey, name: str) -> None:
         with self._local.opened(key.stored) as stored, self._local.draft(key.stored, self._transfer.writer) as draft:
             async with self._transfer.how("Downloading cache", self._plan.variables.get) as how:
                 found = await remote.fetch(

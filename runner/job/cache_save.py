@@ -25,6 +25,9 @@ from runner.job.selection import Selector
 from runner.job.uploads import GONE
 
 NO_URL = "No URL provided, cache will not be uploaded to shared cache server. Cache will be stored only locally."
+# Digits of each of the two prints that an archive carries.
+DIGITS = 32
+NS = 10**9
 FORMATS = {"zip": Format.ZIP, "tarzstd": Format.TARZSTD, "zipzstd": Format.ZIPZSTD}
 
 
@@ -64,40 +67,47 @@ class Saver:
         except (ArchiveError, WorkspaceError) as error:
             self._lines.fatal(str(error))
         except OSError as error:
-            self._lines.fatal(f"mkdir {self._shown(key)}: {_reason(error)}")
+            self._lines.fatal(f"mkdir {self._relative(error.filename or self._place(key))}: {_reason(error)}")
         else:
             self._lines.notice("Created cache")
             return
         self._lines.odd("Failed to create cache")
 
     async def _save(self, cache: Cache, key: CacheKey) -> None:
+        problem = self._stat_problem(key)
+        if problem:
+            self._lines.warning("Failed to stat primary cache file", error=problem)
         selection = await self._selector.select(cache.paths, untracked=cache.untracked)
         if not selection.members:
             self._lines.warning("No files to cache.")
             return
-        mark = fingerprint(selection.members)
-        try:
-            with self._local.opened(key.stored) as stored:
-                if stored is not None and _is_up_to_date(stored, selection.members, mark):
-                    await self._reuse(stored, key)
-                    return
-        except OSError as error:
-            self._lines.warning(f"stat {self._shown(key)}/cache.zip: {_reason(error)}")
-        await self._build(selection.members, key, mark)
+        if problem:
+            self._lines.warning(problem)
+        elif await self._reuse(selection.members, key):
+            return
+        await self._build(selection.members, key)
 
-    async def _build(self, members: Sequence[Entry], key: CacheKey, mark: str) -> None:
+    def _stat_problem(self, key: CacheKey) -> str:
+        try:
+            with self._local.opened(key.stored):
+                return ""
+        except OSError as error:
+            return f"stat {self._relative(self._place(key))}/cache.zip: {_reason(error)}"
+
+    async def _build(self, members: Sequence[Entry], key: CacheKey) -> None:
         variables = self._selector.variables
         level, complaint = compression_level(variables.get("CACHE_COMPRESSION_LEVEL", ""))
         if complaint:
             self._lines.warning(complaint)
         kind = FORMATS.get(variables.get("CACHE_COMPRESSION_FORMAT", "").lower(), Format.ZIP)
+        mark = "".join(fingerprint(members))
         with self._local.draft(key.stored, self._transfer.writer) as draft:
 
             async def sink(piece: bytes) -> None:
                 try:
                     await asyncio.to_thread(write_all, draft.fd, piece)
                 except OSError as error:
-                    raise ArchiveError(f"write {self._shown(key)}/cache.zip: {_reason(error)}") from error
+                    raise ArchiveError(f"write {self._relative(self._place(key))}/cache.zip: {_reason(error)}") from error
 
             packed = await pack(self._files, self._project, members, sink, format=kind, level=level, mark=mark)
             for path, why in packed.skipped:
@@ -107,18 +117,24 @@ class Saver:
             about = os.fstat(draft.fd)
             await self._upload(Stored(draft.fd, about.st_size, about.st_mtime_ns), key)
 
-    async def _reuse(self, stored: Stored, key: CacheKey) -> None:
-        """The archive is what would be made: at most it is missing in the remote store."""
-        if self._remote is not None:
-            name = self._transfer.object_name(key)
-            try:
-                if await self._remote.exists(name, timeout_s=self._plan.settings.cache_request_timeout_s):
-                    self._lines.info("Primary cache already exists remotely, skipping upload")
-                    return
-            except StoreError as error:
-                self._lines.warning("The remote cache could not be looked for", error=error)
-        self._lines.info("Primary cache does not exist remotely, uploading existing archive")
-        await self._upload(stored, key)
+    async def _reuse(self, members: Sequence[Entry], key: CacheKey) -> bool:
+        """Whether the archive is what would be made: then at most it is missing in the remote store."""
+        with self._local.opened(key.stored) as stored:
+            if stored is None or not _is_up_to_date(stored, members):
+                return False
+            if self._remote is not None and await self._is_there(self._remote, key):
+                self._lines.info("Primary cache already exists remotely, skipping upload")
+            else:
+                self._lines.info("Primary cache does not exist remotely, uploading existing archive")
+                await self._upload(stored, key)
+            return True
+
+    async def _is_there(self, remote: ObjectStore, key: CacheKey) -> bool:
+        try:
+            return await remote.exists(self._transfer.object_name(key), timeout_s=self._plan.settings.cache_request_timeout_s)
+        except StoreError as error:
+            self._lines.warning("The remote cache could not be looked for", error=error)
+            return False
 
     async def _upload(self, stored: Stored, key: CacheKey) -> None:
         remote, limit = self._remote, self._plan.runner.cache.max_uploaded_archive_size
@@ -149,31 +165,44 @@ class Saver:
         assert last is not None
         raise last
 
-    def _shown(self, key: CacheKey) -> str:
-        return posixpath.relpath(posixpath.join(self._plan.directories.cache, key.stored), self._project)
+    def _place(self, key: CacheKey) -> str:
+        return posixpath.join(self._plan.directories.cache, key.stored)
+
+    def _relative(self, path: str) -> str:
+        return posixpath.relpath(path, self._project)
 
 
-def fingerprint(members: Sequence[Entry]) -> str:
+def fingerprint(members: Sequence[Entry]) -> tuple[str, str]:
     """What tells one choice of files from another without reading them: names, kinds, modes, sizes, targets and times.
 
-    Times in whole seconds, as archives keep them: files that were restored and not touched give the same.
+    With exact times, and with those that an archive keeps: whole seconds.
     """
-    found = hashlib.sha256()
+    exact, kept = hashlib.sha256(), hashlib.sha256()
     for member in members:
         if member.path == ".":
             continue
         size = member.size if member.kind == "file" else 0
         mode = 0 if member.kind == "link" else member.mode & 0o777
-        facts = f"{member.path}\0{member.kind}\0{mode}\0{size}\0{member.mtime_ns // 10**9}\0{member.target}\0"
-        found.update(facts.encode(errors="surrogateescape"))
-    return found.hexdigest()
+        facts = f"{member.path}\0{member.kind}\0{mode}\0{size}\0{member.target}\0".encode(errors="surrogateescape")
+        exact.update(facts + b"%d\0" % member.mtime_ns)
+        kept.update(facts + b"%d\0" % (member.mtime_ns // NS))
+    return exact.hexdigest()[:DIGITS], kept.hexdigest()[:DIGITS]
 
 
-def _is_up_to_date(stored: Stored, members: Sequence[Entry], mark: str) -> bool:
-    """Whether the archive holds these files. One of GitLab Runner carries no mark: its time has to do."""
+def _is_up_to_date(stored: Stored, members: Sequence[Entry]) -> bool:
+    """Whether the archive holds these files: those that it was made of, or those that came out of it.
+
+    What was restored has times in whole seconds, which next to nothing else has. An archive of GitLab Runner carries no
+    mark: its own time has to do.
+    """
     if stored.mtime_ns < max(member.mtime_ns for member in members):
         return False
-    return read_mark(stored.path) in ("", mark)
+    mark = read_mark(stored.path)
+    if not mark:
+        return True
+    exact, kept = fingerprint(members)
+    is_restored = all(member.mtime_ns % NS == 0 for member in members if member.path != ".")
+    return mark[:DIGITS] == exact or (is_restored and mark[DIGITS:] == kept)
 
 
 def _header(text: str) -> str:

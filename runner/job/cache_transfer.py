@@ -37,7 +37,6 @@ class CacheTransfer:
             short_token=self._plan.runner.short_token,
             shared=config.shared,
             project_id=self._plan.payload.job_info.project_id,
-            hashed=self._plan.flags["FF_HASH_CACHE_KEYS"],
         )
 
     def tries(self) -> range:

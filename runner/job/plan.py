@@ -60,7 +60,12 @@ class JobPlan:
     def cache_key(self, text: str) -> CacheKey:
         """The key of a cache; an empty one stands for the job and its ref."""
         name = text or f"{self.payload.job_info.name}/{self.payload.git_info.ref}"
-        return cache_key(self.variables.expand(name), hashed=self.flags["FF_HASH_CACHE_KEYS"])
+        return cache_key(self.variables.expand(name), hashed=self.hashes_cache_keys)
+
+    @property
+    def hashes_cache_keys(self) -> bool:
+        """Whether caches are stored under the hash of their key."""
+        return self.flags["FF_HASH_CACHE_KEYS"]
 
     def exports(self, status: str) -> list[tuple[str, str]]:
         """What the scripts of a stage see."""

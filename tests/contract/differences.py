@@ -207,5 +207,9 @@ class CacheDifference:
     files: bool = True
 
 
-CACHE_DIFFERS: dict[str, CacheDifference] = {}
+CACHE_DIFFERS: dict[str, CacheDifference] = {
+    "cache-concurrent-slots": CacheDifference("what the second job made is saved, too"),
+    "cache-patterns-table": CacheDifference(SPECIAL + "; an archive without entries is not made", files=True),
+    "cache-transfer-meter-and-settings": CacheDifference("a malformed frequency of the meter is a warning", files=False),
+}
 CACHE_NOT_REPLAYED: dict[str, str] = {}

@@ -48,6 +48,9 @@ _RULES = (
     (re.compile(r"eval: line \d+: "), "line N: "),
     (re.compile(r"not our ref [0-9a-f]{40}"), "not our ref SHA"),
     (re.compile(r"\b[0-9a-f]{40}\b"), "SHA"),
+    (re.compile(r" [A-Z][a-z]{2} [ \d]\d \d\d:\d\d "), " DATE "),
+    (re.compile(r"Cache archive size \(\d+\)"), "Cache archive size (N)"),
+    (re.compile(r"(\.\./)+"), "../"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ async def replay(
     *,
     timeout_s: float = 60.0,
     ends: Sequence[tuple[str, str | None, int | None]] = (),
+    before: Callable[[int, Path], None] = lambda number, root: None,
 ) -> Replay:
+    """Run all jobs. ``before`` is what somebody did to the runner's files before the job of a number."""
     server = scenario.get("server") or {}
     recorded = scenario["jobs"]
     fake = FakeCoordinator(
@@ -59,7 +61,7 @@ async def replay(
             target.write_text(golden.fill(content, places))
         daemon.start()
         try:
-            jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, ends)
+            jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, ends, before)
         finally:
             await daemon.stop()
         return Replay(fake, jobs, places, daemon.log)
@@ -78,12 +80,14 @@ async def _run_jobs(
     commit: str,
     timeout_s: float,
     ends: Sequence[tuple[str, str | None, int | None]],
+    before: Callable[[int, Path], None],
 ) -> list[Job]:
     server = scenario.get("server") or {}
     jobs: list[Job] = []
     together = server.get("together")
     states = [end[0] for end in ends] or [entry["state"] for entry in scenario["jobs"]]
-    for entry, state in zip(scenario["jobs"], states, strict=True):
+    for number, (entry, state) in enumerate(zip(scenario["jobs"], states, strict=True)):
+        before(number, Path(places["ROOT"]))
         payload = _with_commit(golden.fill(entry["payload"], places), commit)
         jobs.append(fake.add_job(payload, finalize_202=server.get("finalize_202", 0)))
         if not together:

@@ -7,11 +7,13 @@ Points are the facts of the job's journal (before one is written, in the middle 
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import os
 import re
 import signal
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import git_server
+from tests.fakes.bucket import bucket
 from tests.fakes.coordinator import FakeCoordinator, Job, Recorded, job_payload
 from tests.fakes.daemon import Daemon
 from tests.waiting import processes_below, until
@@ -31,17 +34,25 @@ UPLOADED = (
     'Uploading artifacts as "archive" to coordinator... 201 Created\x1b[0;m  '
     "correlation_id\x1b[0;m=ID id\x1b[0;m=1 status\x1b[0;m=201 token\x1b[0;m=job-1\n"
 )
+# What is in its place already is not moved again.
+FETCHED = "Downloading cache from http://HOST/bkt/runner/lab/project/9/in\x1b[0;m \n"
+STORED = (
+    "Using presigned URL for cache upload              \x1b[0;m \n"
+    "Uploading cache.zip to http://HOST/bkt/runner/lab/project/9/k\x1b[0;m \n"
+)
 RESULT = ("failed", "script_failure", 7)
 STAGES = (
     "prepare_executor",
     "prepare_script",
     "get_sources 1",
+    "restore_cache 1",
     "step_script 0",
     "after_script",
+    "archive_cache_on_failure",
     "upload_artifacts_on_failure",
     "cleanup_file_variables",
 )
-STEPS = ("header", *STAGES[:3], "announce", *STAGES[3:])
+STEPS = ("header", *STAGES[:4], "announce", *STAGES[4:])
 FACTS = (
     "acknowledged",
     *itertools.chain.from_iterable((f"step_started {step}", f"step_ended {step}") for step in STEPS),
@@ -60,6 +71,8 @@ FACTS = (
 )
 TORN = [fact for fact in FACTS if not fact.startswith("note")]
 CALLS = {
+    "cache down": ("GET", "/bkt/runner/lab/project/9/in", ""),
+    "cache up": ("PUT", "/bkt/runner/lab/project/9/k", ""),
     "acceptance": ("PUT", "", '"running"'),
     "first patch": ("PATCH", "/trace", "Running with"),
     "artifacts": ("POST", "/artifacts", ""),
@@ -70,7 +83,7 @@ MARKS = ("begun", "between", "ending", "after")
 SCRIPT = [
     "mark begun; sleep 0.1; echo one",
     "printf 'two '; mark between; sleep 0.1; echo secret-word three",
-    "mkdir -p out; echo result > out/file; echo run >> ../runs; mark ending; sleep 0.1",
+    "cat in/file; mkdir -p out; echo result > out/file; echo run >> ../runs; mark ending; sleep 0.1",
     "exit 7",
 ]
 
@@ -89,11 +102,20 @@ class Case:
             [mark + SCRIPT[0], *SCRIPT[1:]],
             after_script=[mark + "mark after; sleep 0.1; echo after $CI_JOB_STATUS"],
             variables={"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false"},
+            cache=[
+                {"key": "in", "paths": ["in/"], "policy": "pull", "when": "always"},
+                {"key": "k", "paths": ["out/"], "policy": "push", "when": "always"},
+            ],
             artifacts=[{"paths": ["out/"], "when": "always", "artifact_type": "archive", "artifact_format": "zip"}],
         )
         found["variables"].append({"key": "S", "value": "secret-word", "masked": True})
         found["git_info"] |= fake.git_info(commit)
         self.payload = found
+        seed = io.BytesIO()
+        with zipfile.ZipFile(seed, "w") as archive:
+            archive.writestr("in/file", "restored\n")
+        fake.bucket.objects = {}
+        fake.bucket.put("runner/lab/project/9/in", seed.getvalue(), {})
 
     def start(self, kill_at: str = "") -> None:
         """Start a daemon; one that is to die at a fact is started by ``killer.py``."""
@@ -123,6 +145,8 @@ class Case:
         runs = self.daemon.root / "builds" / "lab" / "0" / "git" / "runs"
         assert runs.read_text() == "run\n", "the script ran once"
         assert [artifact.kind for artifact in job.artifacts] == ["archive"]
+        with zipfile.ZipFile(io.BytesIO(self.fake.bucket.objects["runner/lab/project/9/k"])) as archive:
+            assert archive.read("out/file") == b"result\n"
         assert not processes_below(self.daemon.root / "builds")
         assert "secret-word" not in job.log
         return job
@@ -137,6 +161,10 @@ def comparable(job: Job, daemon: Daemon) -> str:
     log = log.replace("Reinitialized existing Git", "Initialized empty Git")
     log = log.replace("\x1b[32;1mCreated fresh repository.\x1b[0;m\n", "")
     # What the server has is not sent again, and the stage says so.
+    log = re.sub(r"http://[0-9.:]+/bkt", "http://HOST/bkt", log)
+    log = re.sub(r"cache.zip is up to date *\x1b\[0;m \n", FETCHED, log)
+    log = re.sub(r"Primary cache does not exist remotely, uploading existing archive *\x1b\[0;m \n", "", log)
+    log = re.sub(r"Primary cache already exists remotely, skipping upload *\x1b\[0;m \n", STORED, log)
     log = re.sub(r"Uploaded before the runner was restarted *\x1b\[0;m \n", UPLOADED, log)
     while RESTART_LINE in log:
         before, _, after = log.partition(RESTART_LINE)
@@ -146,13 +174,17 @@ def comparable(job: Job, daemon: Daemon) -> str:
     return log
 
 
+def make_case(fake: FakeCoordinator, make_daemon: Make) -> Case:
+    return Case(fake, make_daemon(extra=bucket(fake.url.removeprefix("http://"))))
+
+
 _expected: list[str] = []
 
 
 async def expected(fake: FakeCoordinator, make_daemon: Make) -> str:
     """The log of a job that nobody disturbs."""
     if not _expected:
-        case = Case(fake, make_daemon())
+        case = make_case(fake, make_daemon)
         job = await case.run()
         await case.daemon.stop()
         assert RESTART_LINE not in job.log
@@ -164,7 +196,7 @@ async def expected(fake: FakeCoordinator, make_daemon: Make) -> str:
 @pytest.fixture
 async def case(fake: FakeCoordinator, make_daemon: Make) -> Case:
     await expected(fake, make_daemon)
-    return Case(fake, make_daemon())
+    return make_case(fake, make_daemon)
 
 
 def check(job: Job, case: Case) -> None:
@@ -205,7 +237,7 @@ def at_call(fake: FakeCoordinator, name: str, moment: str, act: Callable[[], Non
     def watch(request: Recorded) -> None:
         fits = (
             request.method == method
-            and request.path.endswith(f"/jobs/1{ending}")
+            and request.path.endswith(ending if "/bkt/" in ending else f"/jobs/1{ending}")
             and inside in str(request.body).replace("'", '"')
         )
         if fits and not done:
@@ -284,7 +316,7 @@ async def test_a_stop_signal_in_the_middle_of_a_restart_is_not_lost(number: sign
 
 async def test_the_points_are_those_of_a_job(fake: FakeCoordinator, make_daemon: Make, tmp_path: Path) -> None:
     """No fact of a job's journal is missing in the matrix."""
-    case = Case(fake, make_daemon())
+    case = make_case(fake, make_daemon)
     case.daemon.environment["FACTS"] = str(tmp_path / "facts")
     case.daemon.command = KILLER
     case.daemon.start()

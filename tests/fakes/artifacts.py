@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from email.utils import formatdate
 from urllib.parse import quote
 
 from aiohttp import web
@@ -108,18 +110,23 @@ class Bucket:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
-        self._metadata: dict[str, dict[str, str]] = {}
+        self._headers: dict[str, dict[str, str]] = {}
+
+    def put(self, key: str, content: bytes, metadata: dict[str, str]) -> str:
+        """Store an object; its ETag."""
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        self.objects[key] = content
+        self._headers[key] = {**metadata, "ETag": tag, "Last-Modified": formatdate(usegmt=True)}
+        return tag
 
     async def serve(self, request: web.Request) -> web.Response:
         key = request.match_info["key"]
         if request.method == "PUT":
-            self.objects[key] = await request.read()
             kept = {name: value for name, value in request.headers.items() if name.lower().startswith("x-amz-meta-")}
-            self._metadata[key] = kept
-            return web.Response(headers={"ETag": f'"{len(self.objects)}"'})
+            return web.Response(headers={"ETag": self.put(key, await request.read(), kept)})
         if key not in self.objects:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>", content_type="application/xml")
         if request.method == "DELETE":
             del self.objects[key]
             return web.Response(status=204)
-        return web.Response(body=self.objects[key], headers=self._metadata[key])
+        return web.Response(body=self.objects[key], headers=self._headers[key])

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from tests.fakes import git_server
 from tests.fakes.artifacts import ArtifactStore, Bucket
-from tests.fakes.faults import Faults, cut, scripted
+from tests.fakes.faults import Faults, broken_off, cut, scripted
 from tests.fakes.job import ENDED, EXECUTING, Job, job_payload
 from tests.fakes.protocol import patch_violations, unmet_needs, update_violations
 
@@ -191,6 +191,8 @@ class FakeCoordinator:
             case "lost":
                 await handler(request)
                 return await cut(request)
+            case "short":
+                return await broken_off(request, await handler(request), fault.details["bytes"])
             case "delay":
                 await asyncio.sleep(fault.details.get("seconds", fault.details.get("delay", 1)))
             case "truncate":

@@ -83,3 +83,15 @@ async def cut(request: web.Request) -> web.Response:
         transport.abort()
     await asyncio.sleep(0)
     raise asyncio.CancelledError
+
+
+async def broken_off(request: web.Request, whole: web.StreamResponse, count: int) -> web.StreamResponse:
+    """The first ``count`` bytes of an answer that announces them all."""
+    assert isinstance(whole, web.Response)
+    assert isinstance(whole.body, bytes)
+    response = web.StreamResponse(status=whole.status, headers=whole.headers)
+    response.content_length = len(whole.body)
+    await response.prepare(request)
+    await response.write(whole.body[:count])
+    await cut(request)
+    return response

@@ -21,6 +21,7 @@ from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
 from runner.daemon.options import RunOptions
 from runner.daemon.reload import ConfigFile, Watcher
+from runner.daemon.restart import KeptSignals, inherited_lock
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
 from runner.errors import RunnerError
@@ -33,7 +34,6 @@ from runner.ops.notify import Notifier, host_is_stopping
 log = structlog.get_logger()
 
 EXIT_CONFIG = 78
-LOCK_VARIABLE = "PYRUNNER_INHERITED_LOCK"
 ALIVE_S = 10.0
 KILL_SHARE = 0.4
 EXTEND_PERIOD_S = 20.0
@@ -59,21 +59,16 @@ def run(options: RunOptions) -> int:
     if config is None:
         return EXIT_CONFIG
     store = RecordStore(config.pyrunner.state_dir)
-    inherited = os.environ.pop(LOCK_VARIABLE, "")
     try:
-        store.open(inherited_lock_fd=int(inherited) if inherited else None)
+        store.open(inherited_lock_fd=inherited_lock())
     except RunnerError as error:
         log.critical("Service run failed", error=str(error))
         return 1
     daemon = Daemon(options, file, config, store)
     try:
-        status = asyncio.run(daemon.serve())
+        return asyncio.run(daemon.serve())
     finally:
-        if not daemon.restarts:
-            store.close()
-    if daemon.restarts:
-        _execute_again(store, options)
-    return status
+        store.close()
 
 
 def _first_config(file: ConfigFile) -> Config | None:
@@ -96,15 +91,6 @@ def _own_argv(options: RunOptions) -> list[str]:
     return list(options.argv) or sys.argv
 
 
-def _execute_again(store: RecordStore, options: RunOptions) -> None:
-    """Become the new code: same process id, the state directory never unlocked."""
-    os.set_inheritable(store.lock_fd, True)
-    os.environ[LOCK_VARIABLE] = str(store.lock_fd)
-    log.info("Executing again")
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *_own_argv(options)])
-
-
 class Daemon:
     """The objects of a running daemon and the loops that keep it going."""
 
@@ -124,11 +110,6 @@ class Daemon:
         self._exit_status = 0
         self._ticked = time.monotonic()
         self._forced = asyncio.Event()
-
-    @property
-    def restarts(self) -> bool:
-        """Whether the process is to execute itself again."""
-        return self._shutdown.restart
 
     async def serve(self) -> int:
         """From start to exit."""
@@ -156,18 +137,21 @@ class Daemon:
                 await self._work()
                 for loop in loops:
                     loop.cancel()
-            if self.restarts:
-                # A signal that comes now waits for the handlers of the new image.
-                signal.pthread_sigmask(signal.SIG_BLOCK, self._signals())
-                if self._shutdown.deferred is not None:
-                    os.kill(os.getpid(), self._shutdown.deferred)
+            if self._shutdown.restart:
+                kept = KeptSignals(self._signals())
+                await self._close(server)
+                for _ in range(3):
+                    await asyncio.sleep(0)  # a signal of just before is on its way through the loop
+                kept.execute_again(self._store.lock_fd, _own_argv(self._options), deferred=self._shutdown.deferred)
+        await self._close(server)
+        log.info("Can exit now!")
+        return self._exit_status
+
+    async def _close(self, server: StatusServer | None) -> None:
         await self._jobs.close()
         await self._connections.close()
         if server is not None:
             await server.close()
-        if not self.restarts:
-            log.info("Can exit now!")
-        return self._exit_status
 
     def _build(self) -> None:
         config = self._config

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from runner.daemon.restart import deliver_kept
+
 log = structlog.get_logger()
 
 SIGNAL_NAMES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt", signal.SIGQUIT: "quit"}
@@ -155,7 +157,7 @@ def captured_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iter
     former = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+    deliver_kept(handlers)
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ def _sanitised(key: str) -> str:
             found.append(part)
     while found:
         last = found.pop().rstrip()
-        if last:
+        if last not in ("", ".", ".."):  # blanks may have hidden what these are
             return "/".join([*found, last])
     return ""
 

@@ -12,7 +12,7 @@ from runner.archive.match import ROOT
 async def list_for(workspace: Workspace, project_dir: str, paths: Sequence[str]) -> list[Entry]:
     """Entries that :func:`runner.archive.match.select` needs for ``paths``: directories on the way to the first wildcard
     with what stands beside them, everything behind it. Through a link, everything there is."""
-    prefixes = [prefix for pattern in paths for prefix in _prefixes(pattern, project_dir)]
+    prefixes = list(dict.fromkeys(prefix for pattern in paths for prefix in _prefixes(pattern, project_dir)))
     if any(not prefix for prefix in prefixes):
         return await workspace.list(project_dir)
     found: dict[str, Entry] = {}

@@ -12,8 +12,6 @@ from runner.archive.formats import Level
 from runner.archive.piece import ZSTANDARD
 
 KINDS = {"dir": tarfile.DIRTYPE, "file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}
-# Whole pieces come out one by one whatever the threads of the compressor do: the same files give the same bytes.
-THREADS = 2
 
 
 class TarWriter:
@@ -21,7 +19,8 @@ class TarWriter:
 
     def __init__(self, write: Callable[[bytes], object], level: Level) -> None:
         self._write_out = write
-        self._compressor = zstandard.ZstdCompressor(level=ZSTANDARD[level], threads=THREADS, write_checksum=True).compressobj()
+        # Threads of its own would take hundreds of MiB for jobs ahead, and gain nothing at the usual level.
+        self._compressor = zstandard.ZstdCompressor(level=ZSTANDARD[level], write_checksum=True).compressobj()
 
     def small(self, member: Entry) -> None:
         """A directory or a link."""

@@ -10,7 +10,7 @@ import structlog
 
 from runner.cli.context import ask, begin, fail, read_config, system_id
 from runner.config.model import RunnerConfig
-from runner.coordinator.registration import reset_token, reset_token_with_pat
+from runner.coordinator.registration import reset_token, reset_token_with_pat, token_values
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ def command(
 
 
 def _reset(path: Path, index: int, runner: RunnerConfig, pat: str | None) -> bool:
-    from runner.config.edit import set_runner_values, why_not_writable
+    from runner.config.edit import store_token, why_not_writable
 
     reason = why_not_writable(path)
     if reason:
@@ -66,10 +66,7 @@ def _reset(path: Path, index: int, runner: RunnerConfig, pat: str | None) -> boo
         hint = "check used token" if result.refused else result.text
         log.error("Resetting runner authentication token... failed", status=hint, runner=runner.short_token)
         return False
-    got = result.credentials
-    values: dict[str, object] = {"token": got.token, "token_obtained_at": got.obtained_at}
-    values["token_expires_at"] = got.expires_at or datetime.fromisoformat("0001-01-01T00:00:00+00:00")
-    set_runner_values(path, index, values)
+    store_token(path, index, runner.pyrunner.token_file, token_values(result.credentials))
     log.info("Resetting runner authentication token... succeeded", runner=runner.short_token)
     click.echo(f"{datetime.now().astimezone():%Y/%m/%d %H:%M:%S} Updated", err=True)
     return True

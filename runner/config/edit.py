@@ -113,6 +113,14 @@ def set_runner_values(path: Path, index: int, values: Mapping[str, Any]) -> None
     save(path, tomlkit.dumps(document))
 
 
+def store_token(path: Path, index: int, token_file: str, values: Mapping[str, Any]) -> None:
+    """Keep a new token of an entry, with its times; where the entry names a file for it, in that file."""
+    values = dict(values)
+    if token_file:
+        save(Path(os.path.expandvars(token_file)), f"{values.pop('token')}\n")
+    set_runner_values(path, index, values)
+
+
 def save(path: Path, text: str) -> None:
     """Replace the file at once; owner and mode stay. A single-file mount is rewritten in place."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

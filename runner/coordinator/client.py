@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from runner.coordinator import registration
 from runner.coordinator.artifacts import ArtifactCalls
 from runner.coordinator.http import HttpClient
 from runner.coordinator.port import Answer, JobState, JobUpdate, Verdict
@@ -74,6 +75,10 @@ class Coordinator:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+    async def reset_token(self) -> registration.CallResult:
+        """A new token for this runner; this object goes on with the former one."""
+        return await registration.reset_token(self._http, self._token)
 
     async def request_job(self, *, hold: bool = True) -> JobRequestResult:
         """Ask for a job. Not cancel-safe: the server may have handed one out already.
@@ -168,7 +173,10 @@ class JobCalls(ArtifactCalls):
             self._log.info("Submitting job to coordinator...ok", **facts)
         elif verdict is Verdict.ABORT and response.status == 200 and update.state is not JobState.RUNNING:
             # The answer to a final update carries the final state: the update was taken.
-            self._log.info("Submitting job to coordinator...ok", **facts)
+            if update.state is JobState.FAILED:
+                self._log.warning("Submitting job to coordinator... job failed", status=response.line, **facts)
+            else:
+                self._log.info("Submitting job to coordinator...ok", **facts)
         else:
             self._log.warning("Submitting job to coordinator... failed", status=response.line, **facts)
         return answer

@@ -83,6 +83,15 @@ async def unregister(http: HttpClient, token: str, system_id: str) -> CallResult
     return CallResult(status=response.status, ok=response.status == 204, text=response.reason)
 
 
+def token_values(credentials: Credentials) -> dict[str, Any]:
+    """What the configuration file says of a token; one that never expires has the year 1."""
+    return {
+        "token": credentials.token,
+        "token_obtained_at": credentials.obtained_at,
+        "token_expires_at": credentials.expires_at or datetime.fromisoformat("0001-01-01T00:00:00+00:00"),
+    }
+
+
 async def reset_token(http: HttpClient, token: str) -> CallResult:
     """A new token for the runner that has this one."""
     answer = await http.call_json(

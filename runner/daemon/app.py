@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -16,12 +16,14 @@ from executors.base import ExecutorError
 from runner import logs
 from runner.config.model import Config, RunnerConfig
 from runner.config.system_id import load_system_id
+from runner.coordinator.registration import CallResult
 from runner.daemon.connections import Connections
 from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
 from runner.daemon.options import RunOptions
 from runner.daemon.reload import ConfigFile, Watcher
-from runner.daemon.restart import KeptSignals, inherited_lock
+from runner.daemon.restart import KeptSignals, inherited_lock, problem_of_new_code
+from runner.daemon.rotation import Rotation
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
 from runner.errors import RunnerError
@@ -37,7 +39,6 @@ EXIT_CONFIG = 78
 ALIVE_S = 10.0
 KILL_SHARE = 0.4
 EXTEND_PERIOD_S = 20.0
-PROBE_S = 5.0
 # A restart lets git and the like end, so that they need not begin again.
 TOOL_PATIENCE_S = 60.0
 
@@ -110,6 +111,8 @@ class Daemon:
         self._exit_status = 0
         self._ticked = time.monotonic()
         self._forced = asyncio.Event()
+        self._host_stops = False
+        self._services: asyncio.TaskGroup | None = None
 
     async def serve(self) -> int:
         """From start to exit."""
@@ -121,6 +124,7 @@ class Daemon:
         await self._open_executors()
         log.info("Configuration loaded", max_builds=self._config.concurrent)
         self._metrics.configuration("loaded")
+        await self._rotation.catch_up()
         with captured_signals(self._signals()):
             async with asyncio.TaskGroup() as services:
                 loops = [
@@ -130,8 +134,10 @@ class Daemon:
                         ("heartbeat", self._beat),
                         ("progress", self._tell_progress),
                         ("reports", self._jobs.report_later),
+                        ("rotation", self._rotation.run),
                     )
                 ]
+                self._services = services
                 self._notifier.ready()
                 self._shutdown.started()
                 await self._work()
@@ -178,7 +184,9 @@ class Daemon:
             health=health,
             events=self._metrics,
         )
-        self._watcher = Watcher(self._file, self._apply)
+        self._watcher = Watcher(self._file, self._load, failed=lambda: self._metrics.configuration("loading_error"))
+        self._rotation = Rotation(self._file, reset=self._reset_token, apply=self._apply)
+        self._rotation.plan(config)
         self._shutdown = Shutdown(
             mode=self._shutdown_mode,
             graceful_timeout_s=self._graceful_timeout_s,
@@ -190,8 +198,7 @@ class Daemon:
         )
 
     def _shutdown_mode(self) -> ShutdownMode:
-        """On a host that shuts down nothing outlives the daemon: jobs are stopped and reported while there is time."""
-        return ShutdownMode.ABORT if host_is_stopping() else ShutdownMode(self._config.pyrunner.shutdown_mode)
+        return ShutdownMode.ABORT if self._host_stops else ShutdownMode(self._config.pyrunner.shutdown_mode)
 
     def _graceful_timeout_s(self) -> float:
         given = self._options.graceful_shutdown_timeout_s
@@ -227,35 +234,39 @@ class Daemon:
         log.info("All workers stopped.")
 
     def _signals(self) -> dict[signal.Signals, Callable[[], None]]:
-        stops = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        stops = (signal.SIGINT, signal.SIGQUIT)
         found: dict[signal.Signals, Callable[[], None]] = {
             number: lambda number=number: self._shutdown.receive(number)  # type: ignore[misc]
             for number in stops
         }
         found[signal.SIGHUP] = self._hangup
         found[signal.SIGUSR1] = lambda: log.info("stacks", text=stacks())
-        found[signal.SIGUSR2] = self._restart
+        found[signal.SIGUSR2] = lambda: self._do(self._restart())
+        found[signal.SIGTERM] = lambda: self._do(self._terminate())
         return found
 
-    def _restart(self) -> None:
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work beside the services, which takes a moment."""
+        assert self._services is not None
+        self._services.create_task(work)
+
+    async def _restart(self) -> None:
         """Execute again in place, unless the code that would run is broken: then this daemon goes on."""
         if self._shutdown.state is not State.RUNNING:
             return
-        try:
-            probe = subprocess.run(
-                [sys.executable, _own_argv(self._options)[0], "--version"],
-                capture_output=True,
-                text=True,
-                timeout=PROBE_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.error("restart refused: the new code does not start", error=str(error))
-            return
-        if probe.returncode != 0:
-            log.error("restart refused: the new code does not start", error=probe.stderr.strip()[-500:])
-            return
-        self._shutdown.begin_restart()
+        problem = await asyncio.to_thread(problem_of_new_code, _own_argv(self._options)[0])
+        if problem:
+            log.error("restart refused: the new code does not start", error=problem)
+        else:
+            self._shutdown.begin_restart()
+
+    async def _terminate(self) -> None:
+        """Stop as SIGTERM wants it. On a host that shuts down nothing outlives the daemon: jobs are stopped and reported
+        while there is time."""
+        if self._shutdown.state is State.RUNNING:
+            self._scheduler.drain()  # whatever comes of it, nothing more is asked for
+            self._host_stops = await asyncio.to_thread(host_is_stopping)
+        self._shutdown.receive(signal.SIGTERM)
 
     def _hangup(self) -> None:
         if self._shutdown.state is State.RUNNING:
@@ -283,6 +294,16 @@ class Daemon:
 
     # Configuration
 
+    async def _load(self, config: Config) -> None:
+        """Take over what somebody wrote."""
+        await self._apply(config)
+        log.info("Configuration loaded", max_builds=config.concurrent)
+        self._metrics.configuration("loaded")
+        self._notifier.ready()
+
+    async def _reset_token(self, runner: RunnerConfig) -> CallResult:
+        return await self._connections.of(runner).reset_token()
+
     async def _apply(self, config: Config) -> None:
         """Go over to another configuration at once; running jobs keep theirs."""
         before, self._config = self._config, config
@@ -298,9 +319,7 @@ class Daemon:
         await self._open_executors()
         self._scheduler.reload(config)
         await self._connections.keep_only(config.runners, {run.plan.runner.token for run in self._jobs.running.values()})
-        log.info("Configuration loaded", max_builds=config.concurrent)
-        self._metrics.configuration("loaded")
-        self._notifier.ready()
+        self._rotation.plan(config)
 
     def _apply_logging(self, config: Config) -> None:
         logs.configure(
@@ -361,7 +380,7 @@ class Daemon:
         return tuple(
             RunningJob(
                 runner=run.plan.runner,
-                url=run.plan.variables.get("CI_JOB_URL") or "",
+                url=run.plan.url,
                 stage=run.path.stage if run.path is not None else "",
                 state="running",
                 duration_s=(now_ns - run.record.accepted.accepted_at_ns) / 1e9,

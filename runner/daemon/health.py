@@ -39,13 +39,6 @@ class Health:
         state = self._states.get(_key(runner))
         return state.failures if state else 0
 
-    def unhealthy_until(self, runner: RunnerConfig) -> float | None:
-        """When the pause of a disabled runner ends, on the clock of this object; None for a healthy one."""
-        state = self._states.get(_key(runner))
-        if state is None or state.failures < runner.unhealthy_requests_limit:
-            return None
-        return state.last_check + runner.unhealthy_interval_s
-
     def may_ask(self, runner: RunnerConfig) -> bool:
         """Whether the runner may be asked now; a disabled one gets a forced check when its pause is over."""
         state = self._state(runner)

@@ -34,6 +34,7 @@ from runner.job.record import (
     boot_id,
 )
 from runner.job.run import JobRun, RunSettings
+from runner.ops.metrics import JobQueue
 from runner.trace.upload import ReportResult
 
 log = structlog.get_logger()
@@ -55,8 +56,12 @@ class Adoption:
 class JobEvents(Protocol):
     """What is counted of jobs (``config-cli-daemon.md`` 12.1)."""
 
-    def job_began(self, runner: RunnerConfig, queued_s: float, project_jobs: str) -> None:
+    def job_began(self, runner: RunnerConfig, queue: JobQueue) -> None:
         """A job was taken."""
+        ...
+
+    def inputs_used(self) -> None:
+        """Inputs changed the definition of a job."""
         ...
 
     def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
@@ -307,7 +312,12 @@ class Jobs:
         if self._events is not None:
             info = payload.job_info
             counted = info.project_jobs_running_on_instance_runners_count
-            self._events.job_began(runner, info.time_in_queue_seconds, counted)
+            self._events.job_began(
+                runner,
+                JobQueue(waited_s=info.time_in_queue_seconds, project_jobs=counted, size=info.queue_size, depth=info.queue_depth),
+            )
+            if run.plan.uses_inputs:
+                self._events.inputs_used()
         facts = {
             "job": payload.id,
             "project": payload.job_info.project_id,

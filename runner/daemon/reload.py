@@ -33,6 +33,10 @@ class ConfigFile:
     def read(self) -> Loaded:
         """Read the file now. Raises :class:`OSError`."""
         self._stamp = self._look()
+        return self.peek()
+
+    def peek(self) -> Loaded:
+        """The same for somebody who takes nothing of it: a change is still one."""
         return load(self.path, environ=self._environ, executors=KINDS)
 
     def empty(self) -> Config:
@@ -64,16 +68,25 @@ class ConfigFile:
         self._hash = loaded.config.content_hash
         return loaded.config
 
+    def is_in_force(self, config: Config) -> bool:
+        """Whether this content was taken."""
+        return config.content_hash == self._hash
+
+    def accept(self, config: Config) -> None:
+        """This content is in force without having been taken: nobody needs to hear of it."""
+        self._stamp = self._look()
+        self._hash = config.content_hash
+
 
 class Watcher:
-    """Looks at the file every three seconds, and at once when asked."""
+    """Looks at the file every three seconds, and at once when asked. ``failed`` hears of files that cannot be used."""
 
-    def __init__(self, file: ConfigFile, apply: Callable[[Config], Awaitable[None]]) -> None:
+    def __init__(self, file: ConfigFile, apply: Callable[[Config], Awaitable[None]], failed: Callable[[], None]) -> None:
         self._file = file
         self._apply = apply
+        self._failed = failed
         self._asked = asyncio.Event()
         self._missing_said = float("-inf")
-        self.failures = 0
 
     def ask(self) -> None:
         """Reload now, whether the file changed or not."""
@@ -98,13 +111,14 @@ class Watcher:
             loaded = self._file.read()
         except OSError as error:
             self._file.last_error = f"{self._file.path}: {error.strerror}"
+            self._failed()
             self._say_missing()
             return
         config = self._file.take(loaded, always=forced)
         if config is not None:
             await self._apply(config)
         elif loaded.config is None:
-            self.failures += 1
+            self._failed()
 
     def _say_missing(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -13,12 +14,23 @@ log = structlog.get_logger()
 
 LOCK_VARIABLE = "PYRUNNER_INHERITED_LOCK"
 SIGNALS_VARIABLE = "PYRUNNER_INHERITED_SIGNALS"
+PROBE_S = 5.0
 
 
 def inherited_lock() -> int | None:
     """The lock of the state directory, where an image before this one held it."""
     text = os.environ.pop(LOCK_VARIABLE, "")
     return int(text) if text else None
+
+
+def problem_of_new_code(program: str) -> str:
+    """Why the code that would run does not start; empty when it does. Takes a moment."""
+    argv = [sys.executable, program, "--version"]
+    try:
+        probe = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (probe.stderr.strip()[-500:] or f"exit status {probe.returncode}") if probe.returncode else ""
 
 
 class KeptSignals:

@@ -67,20 +67,10 @@ class Events(Protocol):
 
 
 @dataclass(slots=True)
-class LastPoll:
-    """The newest answer of a runner, for status displays. ``at`` is a monotonic time."""
-
-    at: float
-    status: int
-    kind: str
-
-
-@dataclass(slots=True)
 class _Turns:
     """What is in flight: requests that may still bring a job, to be waited for when draining."""
 
     requests: set[asyncio.Task[None]] = field(default_factory=set)
-    last: dict[str, LastPoll] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -111,11 +101,6 @@ class Scheduler:
         """Whether asking has stopped."""
         return self._draining.is_set()
 
-    @property
-    def last_polls(self) -> dict[str, LastPoll]:
-        """By token."""
-        return self._turns.last
-
     def counters(self, token: str) -> TokenCounters:
         """The counters of a token, created on first use."""
         return self._counters.setdefault(token, TokenCounters())
@@ -134,7 +119,6 @@ class Scheduler:
         for token in [token for token, state in self._counters.items() if token not in tokens]:
             if not self._counters[token].jobs:
                 del self._counters[token]
-                self._turns.last.pop(token, None)
 
     def drain(self) -> None:
         """Stop asking. Requests in flight are let finish; a job that they bring is run."""
@@ -273,9 +257,6 @@ class Scheduler:
         finally:
             counters.requests -= 1
             counters.adapt(hard_limit, got_job=got_job, retried=retried)
-        self._turns.last[runner.token] = LastPoll(
-            at=asyncio.get_running_loop().time(), status=result.status, kind=result.kind.value
-        )
         self._health.mark(runner, healthy=result.healthy)
         if not result.healthy:
             self._events.health_check_failed(runner)

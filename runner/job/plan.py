@@ -45,12 +45,19 @@ class JobPlan:
     directories: Directories
     refused: JobFailure | None
     misconfigured: JobFailure | None
+    uses_inputs: bool
     warnings: tuple[str, ...]
 
     @property
     def shell(self) -> str:
         """The shell of the scripts."""
         return self.runner.shell or self.kind.shells[0]
+
+    @property
+    def url(self) -> str:
+        """Where people look at the job."""
+        project = self.payload.git_info.repo_url.removesuffix(".git")
+        return self.variables.get("CI_JOB_URL") or f"{project}/-/jobs/{self.payload.id}"
 
     @property
     def env_file(self) -> str:
@@ -143,7 +150,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
     # A first look, to learn what decides over directories; variables that name directories come later.
     early = Variables([*configured, *sent], "")
     flags = feature_flags.resolve(runner.feature_flags, early.get)
-    refused = None
+    sent_payload, refused = payload, None
     if flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"]:
         try:
             payload = interpolate(payload)
@@ -191,6 +198,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         directories=directories,
         refused=refused,
         misconfigured=misconfigured,
+        uses_inputs=payload != sent_payload,
         warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
     )
 

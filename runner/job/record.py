@@ -225,11 +225,6 @@ class JobRecord:
         """No byte of the log before this offset may change."""
         return self.journal.highest_sent
 
-    @property
-    def same_boot(self) -> bool:
-        """Whether the processes of the job can still exist."""
-        return self.accepted.boot_id == boot_id()
-
     def adoptions_without_progress(self) -> int:
         """How often a daemon took this record over since it last got anywhere."""
         count = 0

@@ -1,4 +1,4 @@
-"""The HTTP server of ``listen_address``: metrics, health, state (``config-cli-daemon.md`` 12). Plain HTTP/1.1, GET only."""
+"""The HTTP server of ``listen_address``: metrics, health, state (``config-cli-daemon.md`` 12). Plain HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ log = structlog.get_logger()
 DEFAULT_PORT = 9252
 REQUEST_TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
+# The one page that minds how it is asked for, as the reference's.
+METRICS = "/metrics"
 REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
@@ -74,7 +76,7 @@ class StatusServer:
         make = self._pages.get(path)
         if make is None:
             return Page(status=404, body=b"404 page not found\n")
-        if method not in ("GET", "HEAD"):
+        if path == METRICS and method not in ("GET", "HEAD"):
             return Page(status=405, body=b"Method Not Allowed\n")
         return make()
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
@@ -19,6 +19,8 @@ REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RUNNER = ("runner", "runner_name", "system_id")
 TOKEN = ("runner", "system_id")
 NO_CLIENT = -100
+MODE = "traditional"
+FAILURES = ("job_failure", "no_free_executor", "other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,16 @@ class Snapshot:
     unreported: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQueue:
+    """What the server says of the queue that a job came from. ``project_jobs`` counts the project's running jobs."""
+
+    waited_s: float
+    project_jobs: str
+    size: int
+    depth: int
+
+
 class Metrics:
     """Counts what happens; ``snapshot`` gives what is. All names start as the reference's do."""
 
@@ -61,6 +73,10 @@ class Metrics:
         self._queue = self._histogram(
             "job_queue_duration_seconds", "Time in the queue", (*RUNNER, "project_jobs_running"), QUEUE_BUCKETS
         )
+        self._modes = self._counter("job_execution_mode", "Jobs by the way in which they run", ("executor", "mode"))
+        self._inputs = self._counter("job_inputs_interpolations", "Jobs whose inputs changed their definition")
+        self._queue_size = self._level("job_queue_size", "Jobs that wait in the queue", RUNNER)
+        self._queue_depth = self._level("job_queue_depth", "Jobs of the queue that were looked at", RUNNER)
         self._feeds = self._counter("worker_feeds", "Turns given to runners", RUNNER)
         self._feed_failures = self._counter("worker_feed_failures", "Turns that were skipped", RUNNER)
         self._health = self._counter("worker_health_check_failures", "Unhealthy answers", RUNNER)
@@ -85,6 +101,9 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry)
 
+    def _level(self, name: str, text: str, labels: Iterable[str]) -> Gauge:
+        return Gauge(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry)
+
     def _histogram(self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"gitlab_runner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
 
@@ -95,12 +114,17 @@ class Metrics:
     def know(self, runners: Iterable[RunnerConfig]) -> None:
         """Show counters of these runners from the beginning."""
         for runner in runners:
-            for counter in (self._jobs, self._feeds, self._feed_failures):
-                counter.labels(*self._labels(runner))
+            for family in self._families():
+                family.labels(*self._labels(runner))
+            for failure in FAILURES:
+                self._processing.labels(failure, *self._labels(runner))
+
+    def _families(self) -> tuple[Counter | Gauge, ...]:
+        return (self._jobs, self._feeds, self._feed_failures, self._health, self._queue_size, self._queue_depth)
 
     def forget(self, runner: RunnerConfig) -> None:
         """A runner left the configuration: its series go."""
-        for family in (self._jobs, self._feeds, self._feed_failures, self._health):
+        for family in self._families():
             try:
                 family.remove(*self._labels(runner))
             except KeyError:
@@ -128,16 +152,23 @@ class Metrics:
 
     # Jobs, requests, log, configuration
 
-    def job_began(self, runner: RunnerConfig, queued_s: float, project_jobs: str) -> None:
+    def job_began(self, runner: RunnerConfig, queue: JobQueue) -> None:
         """A job was taken."""
         self._jobs.labels(*self._labels(runner)).inc()
-        self._queue.labels(*self._labels(runner), project_jobs).observe(queued_s)
+        self._modes.labels(runner.executor, MODE).inc()
+        self._queue.labels(*self._labels(runner), queue.project_jobs).observe(queue.waited_s)
+        self._queue_size.labels(*self._labels(runner)).set(queue.size)
+        self._queue_depth.labels(*self._labels(runner)).set(queue.depth)
+
+    def inputs_used(self) -> None:
+        """Inputs changed the definition of a job."""
+        self._inputs.inc()
 
     def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
         """A job has its result; ``reason`` is empty for success."""
-        self._durations.labels(*self._labels(runner), "traditional").observe(duration_s)
+        self._durations.labels(*self._labels(runner), MODE).observe(duration_s)
         if reason:
-            self._failed.labels(runner.short_token, runner.name, reason, "traditional").inc()
+            self._failed.labels(runner.short_token, runner.name, reason, MODE).inc()
             self._processing.labels("job_failure", *self._labels(runner)).inc()
 
     def requested(self, endpoint: str, method: str, status: int, duration_s: float, runner: str) -> None:

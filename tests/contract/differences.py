@@ -213,3 +213,38 @@ CACHE_DIFFERS: dict[str, CacheDifference] = {
     "cache-transfer-meter-and-settings": CacheDifference("a malformed frequency of the meter is a warning", files=False),
 }
 CACHE_NOT_REPLAYED: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class DaemonDifference:
+    """``jobs`` and ``log``: whether those still must be the recording's; ``pages``: patterns of pages that differ."""
+
+    reason: str
+    exit_code: int | None = None
+    jobs: bool = True
+    log: bool = True
+    pages: tuple[str, ...] = ()
+
+
+SAME = "a file with the content that is in force is no change, whatever its time"
+STUBBORN = "a script that ignores SIGTERM is killed, and its job reported, within the shutdown timeout"
+DAEMON_DIFFERS: dict[str, DaemonDifference] = {
+    "reload-touch": DaemonDifference(SAME, log=False),
+    "reload-file-removed": DaemonDifference(SAME, log=False),
+    "reload-unhealthy-cleared": DaemonDifference(SAME, log=False),
+    "reload-broken": DaemonDifference(SAME, log=False),
+    "reload-older-mtime": DaemonDifference("a changed file is seen whatever its time", log=False),
+    "http-during-forceful": DaemonDifference(STUBBORN, exit_code=0, jobs=False),
+    "signal-sigterm-trap-shutdown-timeout": DaemonDifference(STUBBORN, exit_code=0, jobs=False),
+    "key-output-limit": DaemonDifference(CUT, log=False),
+    "http-endpoints": DaemonDifference("there is a page for liveness", pages=("GET /health/live*",)),
+    "key-builds-dir-default": DaemonDifference("the working directory is another one than the recording's", log=False),
+}
+DAEMON_NOT_REPLAYED: dict[str, str] = {
+    "log-403-and-503": "the recording does not say what its server answered",
+    "reload-concurrent-zero": "a value that cannot be used is refused, and the daemon goes on with those before",
+    "*-docker": LATER_EXECUTORS,
+    "*-custom-cleanup": LATER_EXECUTORS,
+    "signal-sigterm-in-prepare": LATER_EXECUTORS,
+    "key-prepare-timeout": LATER_EXECUTORS,
+}

@@ -72,6 +72,9 @@ class FakeCoordinator:
         self.trace_limit_bytes = trace_limit_bytes
         self.long_poll_s = long_poll_s
         self.holds_always = False  # without ``last_update`` too, as the server of the recordings
+        self.git_delay_s = 0.0
+        self.resets = 0
+        self.reset_expires: str | None = None
         self.jobs: dict[int, Job] = {}
         self.queue: list[int] = []
         self.requests: list[Recorded] = []
@@ -105,6 +108,7 @@ class FakeCoordinator:
             add("POST", prefix + r"/jobs/{id:\d+}/artifacts", self._upload)
             add("GET", prefix + r"/jobs/{id:\d+}/artifacts", self.artifacts.download)
             add("POST", prefix + "/runners/verify", self._verify)
+            add("POST", prefix + "/runners/reset_authentication_token", self._reset_token)
         add("*", "/{path:.*}", self._not_found)
         self._site = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._site.setup()
@@ -207,6 +211,7 @@ class FakeCoordinator:
 
     async def _git(self, request: web.Request) -> web.StreamResponse:
         """With ``git_auth`` only for who knows the token of a job that executes."""
+        await asyncio.sleep(self.git_delay_s)
         tokens = [job.token for job in self.jobs.values() if job.state in EXECUTING]
         known = [f"Basic {base64.b64encode(f'gitlab-ci-token:{token}'.encode()).decode()}" for token in tokens]
         if self._git_auth and request.headers.get("Authorization") not in known:
@@ -218,6 +223,11 @@ class FakeCoordinator:
     async def _verify(self, request: web.Request) -> web.Response:
         token = (await request.json()).get("token", "")
         return web.json_response({"id": 7, "token": token, "token_expires_at": None})
+
+    async def _reset_token(self, request: web.Request) -> web.Response:
+        self.resets += 1
+        token = f"glrt-new-token-{self.resets:04}"
+        return web.json_response({"token": token, "token_expires_at": self.reset_expires}, status=201)
 
     async def _not_found(self, request: web.Request) -> web.Response:
         return web.json_response({"error": "404 Not Found"}, status=404)

@@ -15,8 +15,9 @@ COMMAND = Path(sys.executable).with_name("pyrunner")
 class Daemon:
     """A daemon with everything of its own below ``root``: home, configuration, state, builds."""
 
-    def __init__(self, root: Path, config: str, *, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, root: Path, config: str, *, environment: dict[str, str] | None = None, own_keys: str = "") -> None:
         self.root = root
+        self.own_keys = own_keys
         self.config = root / "conf" / "config.toml"
         self.state = root / "state"
         self.home = root / "home"
@@ -29,7 +30,7 @@ class Daemon:
         self.write_config(config)
 
     def write_config(self, config: str) -> None:
-        own = f'[pyrunner]\nstate_dir = "{self.state}"\ncontrol_socket = ""\n'
+        own = f'[pyrunner]\nstate_dir = "{self.state}"\ncontrol_socket = ""\n{self.own_keys}'
         lines = config.splitlines()
         first = next((index for index, line in enumerate(lines) if line.startswith("[")), len(lines))
         if "[pyrunner]" not in config:
@@ -63,6 +64,11 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 umask=0o022,
             )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None

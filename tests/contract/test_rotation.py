@@ -56,7 +56,7 @@ async def test_an_edit_meanwhile_is_kept(fake: FakeCoordinator, make_daemon: Cal
     fake.faults.add(f"POST {RESET}", "delay", seconds=1.5)
     daemon.start()
     began = time.monotonic()
-    await fake.until(lambda: resets(fake))
+    await until(lambda: resets(fake))
     daemon.config.write_text(daemon.config.read_text().replace("concurrent = 4", "concurrent = 7 # edited"))
     await until(lambda: "glrt-new-token-0001" in daemon.config.read_text())
     assert time.monotonic() - began < 20

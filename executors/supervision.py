@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 # The interpreter of the warm parent sees neither site packages nor its environment, only this package.
 _ROOT = str(Path(__file__).parents[1])
-WARM_PARENT = f"import sys; sys.path.insert(0, {_ROOT!r}); from executors.supervisor import main; main()"
+WARM_PARENT = f"import sys; sys.path.insert(0, {_ROOT!r}); from executors.warm_parent import main; main()"
 CONNECT_TRIES = 50
 CONNECT_PAUSE_S = 0.02
 

@@ -1,14 +1,12 @@
-"""The processes that own the scripts of jobs on this host. Standard library only, in an interpreter of its own.
+"""The process that owns the scripts of one job on this host. Standard library only.
 
-The *warm parent* has one socket, to the daemon. On a request it forks a *supervisor* for one job, which lives in a session
-of its own, holds ``supervisor.lock`` of the job's record for life, and serves ``control.sock`` there with one JSON object
-a line. It is the subreaper of everything that the job starts. What a run prints goes to ``<run>/output`` as frames, how it
-ended to ``<run>/status``, whether a daemon is there or not.
+It lives in a session of its own, holds ``supervisor.lock`` of the job's record for life, and serves ``control.sock`` there
+with one JSON object a line. It is the subreaper of everything that the job starts. What a run prints goes to
+``<run>/output`` as frames, how it ended to ``<run>/status``, whether a daemon is there or not.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -16,11 +14,11 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 
 from executors.file_operations import operate, send_files, write_all
 from executors.frames import FRAME
+from executors.processes import descendants, kill_below, process_name, signal_all
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -38,87 +36,9 @@ POLL_WHILE_STOPPING_S = 0.02
 SETTLE_S = 0.05
 # What scripts get between SIGTERM and SIGKILL when no daemon says otherwise.
 ORPHAN_KILL_S = 10.0
-PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_NAMES = 20
 NEW_STATUS = "status.new"
 STATUS_BYTES = 4096
-
-
-def main() -> None:
-    """The warm parent: one request a line, answered once the supervisor's socket can be connected to."""
-    link = socket.socket(fileno=int(sys.argv[1]))
-    libc = ctypes.CDLL(None, use_errno=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    buffer = b""
-    while True:
-        reap()
-        ready, _, _ = select.select([link], [], [], 5.0)
-        if not ready:
-            continue
-        data = link.recv(65536)
-        if not data:
-            return
-        buffer += data
-        while b"\n" in buffer:
-            line, _, buffer = buffer.partition(b"\n")
-            answer = spawn(link, libc, json.loads(line))
-            if answer is None:
-                return
-            link.sendall(json.dumps(answer).encode() + b"\n")
-
-
-def reap() -> None:
-    """Forget supervisors that have ended."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-
-
-def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message | None:
-    """Fork a supervisor. None in a warm parent whose daemon is gone, and in the child once its work is over."""
-    directory = request["directory"]
-    try:
-        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        lock_fd = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=dir_fd)
-    except OSError as error:
-        return {"id": request["id"], "error": f"{directory}: {error.strerror}"}
-    listener = None
-    try:
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return {"id": request["id"], "held": True}
-        try:
-            os.unlink("control.sock", dir_fd=dir_fd)
-        except FileNotFoundError:
-            pass
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"/proc/self/fd/{dir_fd}/control.sock")
-        listener.listen(4)
-        gone, _, _ = select.select([link], [], [], 0)
-        if gone and not link.recv(1, socket.MSG_PEEK):
-            return None
-        if os.fork() == 0:
-            link.close()
-            code = 1
-            try:
-                os.setsid()
-                libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-                Supervisor(request, dir_fd, lock_fd, listener).run()
-                code = 0
-            finally:
-                os._exit(code)
-        return {"id": request["id"], "held": False}
-    finally:
-        os.close(dir_fd)
-        os.close(lock_fd)
-        if listener is not None:
-            listener.close()
 
 
 class Run:
@@ -502,9 +422,9 @@ class Supervisor:
         """Name the processes that a run left behind, and end them where that is wanted."""
         found = [pid for pid in descendants(os.getpid()) if pid not in self.known_leftovers]
         if run.kill_leftovers:
-            kill_all(found, signal.SIGKILL)
+            kill_below(os.getpid())
             return []
-        names = [f"{pid} {name}" for pid in found if (name := process_name(pid))]
+        names = [f"{pid} {name}" for pid in found if (name := process_name(pid)) is not None]
         self.known_leftovers.update(found)
         return names[:LEFTOVER_NAMES]
 
@@ -514,14 +434,14 @@ class Supervisor:
         """SIGTERM to everything of the job; the rest happens in :meth:`advance_stops`."""
         for run in self.runs.values():
             run.stopping = True
-        kill_all(descendants(os.getpid()), signal.SIGTERM)
+        signal_all(descendants(os.getpid()), signal.SIGTERM)
         self.stops.append(Stop(reply, time.monotonic() + grace, None))
 
     def kill_tools(self, reply: int) -> None:
         """End the tools that an earlier daemon left running."""
         tools = [run.pid for run in self.runs.values() if run.is_tool]
         for pid in tools:
-            kill_all([pid, *descendants(pid)], signal.SIGKILL)
+            kill_below(pid, also=(pid,))
         self.stops.append(Stop(reply, time.monotonic(), tools))
 
     def advance_stops(self) -> None:
@@ -534,8 +454,10 @@ class Supervisor:
             if not left and not (self.runs and stop.only is None):
                 self.stops.remove(stop)
                 self.send({"id": stop.reply})
+            elif left and time.monotonic() >= stop.deadline and stop.only is None:
+                kill_below(os.getpid())
             elif left and time.monotonic() >= stop.deadline:
-                kill_all(left, signal.SIGKILL)
+                signal_all(left, signal.SIGKILL)
 
     def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""
@@ -636,41 +558,3 @@ def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 problem = error
     raise problem
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below ``pid``, from the kernel's lists of children."""
-    found = []
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        children = []
-        try:
-            for task in os.listdir(f"/proc/{parent}/task"):
-                with open(f"/proc/{parent}/task/{task}/children") as file:
-                    children += [int(word) for word in file.read().split()]
-        except OSError:
-            continue
-        found += children
-        waiting += children
-    return [child for child in found if process_name(child)]
-
-
-def process_name(pid: int) -> str:
-    """The command name of a process; empty for one that is gone or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    return "" if rest.split()[0] in ("Z", "X") else name
-
-
-def kill_all(pids: list[int], number: int) -> None:
-    """Signal processes; those that are gone are fine."""
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except OSError:
-            pass

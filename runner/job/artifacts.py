@@ -8,13 +8,11 @@ from executors.base import Environment
 from runner.coordinator.payload import Artifact, Dependency
 from runner.coordinator.port import JobCoordinator
 from runner.job.archive_stages import ARCHIVED_WHEN, Attempt, InStage, Take, find_project
-from runner.job.downloads import Downloader
 from runner.job.lines import Lines
 from runner.job.outcome import JobFailure
 from runner.job.plan import JobPlan
 from runner.job.stages import Stage
 from runner.job.steps import Steps
-from runner.job.uploads import Uploader
 from runner.trace.log import StageLog
 
 
@@ -59,6 +57,8 @@ class ArtifactStages:
         dependencies = due_downloads(self._plan.payload.dependencies)
         if not dependencies:
             return None
+        # Archives are read by large libraries: a daemon whose jobs have none does without.
+        from runner.job.downloads import Downloader
 
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)
@@ -80,6 +80,8 @@ class ArtifactStages:
         if not entries:
             return None
         name = Stage.UPLOAD_ON_SUCCESS if succeeded else Stage.UPLOAD_ON_FAILURE
+
+        from runner.job.uploads import Uploader
 
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)

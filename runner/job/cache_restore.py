@@ -27,13 +27,11 @@ NOT_THERE = "Cache file does not exist"
 class Restorer:
     """Restores for one stage. Nothing that goes wrong fails the job."""
 
-    def __init__(
-        self, plan: JobPlan, environment: Environment, lines: Lines, local: LocalStore, remote: ObjectStore | None
-    ) -> None:
+    def __init__(self, plan: JobPlan, environment: Environment, lines: Lines, remote: ObjectStore | None) -> None:
         self._plan = plan
         self._environment = environment
         self._lines = lines
-        self._local = local
+        self._local = LocalStore(plan.directories.cache_root, plan.directories.cache)
         self._remote = remote
         self._transfer = CacheTransfer(plan, lines)
 

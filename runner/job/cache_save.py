@@ -34,13 +34,11 @@ FORMATS = {"zip": Format.ZIP, "tarzstd": Format.TARZSTD, "zipzstd": Format.ZIPZS
 class Saver:
     """Saves for one stage. Nothing that goes wrong fails the job."""
 
-    def __init__(
-        self, plan: JobPlan, environment: Environment, lines: Lines, local: LocalStore, remote: ObjectStore | None
-    ) -> None:
+    def __init__(self, plan: JobPlan, environment: Environment, lines: Lines, remote: ObjectStore | None) -> None:
         self._plan = plan
         self._files = environment.files
         self._lines = lines
-        self._local = local
+        self._local = LocalStore(plan.directories.cache_root, plan.directories.cache)
         self._remote = remote
         self._project = plan.directories.project
         self._selector = Selector(plan, environment, lines)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from executors.base import Environment
-from runner.archive.buckets import open_bucket
-from runner.archive.local_store import LocalStore
-from runner.archive.object_store import ObjectStore
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
 from runner.job.archive_stages import ARCHIVED_WHEN, Attempt, InStage, Take, find_project
-from runner.job.cache_restore import Restorer
-from runner.job.cache_save import Saver
 from runner.job.lines import Lines
 from runner.job.outcome import JobFailure, system_failure
 from runner.job.plan import JobPlan
 from runner.job.stages import Stage
 from runner.trace.log import StageLog
+
+if TYPE_CHECKING:
+    from runner.archive.object_store import ObjectStore
 
 PULL = ("", "pull", "pull-push")
 PUSH = ("", "push", "pull-push")
@@ -33,7 +32,6 @@ class CacheStages:
         self._take = take
         self._attempt = attempt
         self._in_stage = in_stage
-        self._local = LocalStore(plan.directories.cache_root, plan.directories.cache)
 
     async def restore(self) -> JobFailure | None:
         """Every entry in order. What cannot be restored is a warning; an unknown policy fails the job."""
@@ -44,10 +42,13 @@ class CacheStages:
         if failure is not None:
             return failure
 
+        # Archives are read by large libraries: a daemon whose jobs have none does without.
+        from runner.job.cache_restore import Restorer
+
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)
             await find_project(self._environment, self._plan, lines)
-            restorer = Restorer(self._plan, self._environment, lines, self._local, self._remote(lines))
+            restorer = Restorer(self._plan, self._environment, lines, self._remote(lines))
             for cache in caches:
                 await restorer.restore(cache, pulls=self._policy(cache) in PULL)
 
@@ -69,10 +70,12 @@ class CacheStages:
             return failure
         name = Stage.ARCHIVE_CACHE if succeeded else Stage.ARCHIVE_CACHE_ON_FAILURE
 
+        from runner.job.cache_save import Saver
+
         async def work(stage: StageLog) -> None:
             lines = Lines(stage)
             await find_project(self._environment, self._plan, lines)
-            saver = Saver(self._plan, self._environment, lines, self._local, self._remote(lines))
+            saver = Saver(self._plan, self._environment, lines, self._remote(lines))
             await saver.look_around(status)
             for cache in caches:
                 await saver.save(cache, pushes=self._policy(cache) in PUSH)
@@ -95,6 +98,8 @@ class CacheStages:
         return None
 
     def _remote(self, lines: Lines) -> ObjectStore | None:
+        from runner.archive.buckets import open_bucket
+
         try:
             return open_bucket(self._plan.runner.cache)
         except ArchiveError as error:

@@ -1,4 +1,5 @@
-"""However a job is ended from outside, nothing of it lives on: other sessions, orphans, what ignores SIGTERM, what hops."""
+"""However a job is ended from outside, nothing of it lives on: other sessions, orphans, what ignores SIGTERM, what hops
+from process to process, what has no name."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ STUBBORN = [
     "setsid sleep 7001 &",
     "(setsid bash -c 'trap \"\" TERM; sleep 7002 & sleep 7003' &)",
     "(nohup sleep 7004 >/dev/null 2>&1 &)",
-    "hop() { sleep 0.01; hop & }; (hop &)",
+    "hop() { sleep 0.01; hop & }; for number in $(seq 20); do (hop &); done",
+    "python3 -c 'import ctypes, time; ctypes.CDLL(None).prctl(15, b\"\", 0, 0, 0); time.sleep(7006)' &",
     "bash -c 'kill -STOP $$' & ",
     "echo ready; sleep 7005",
 ]

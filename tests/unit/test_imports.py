@@ -56,8 +56,8 @@ def test_imports_follow_the_direction_of_the_design(package: str) -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize("module", ["supervisor", "file_operations", "frames"])
+@pytest.mark.parametrize("module", ["warm_parent", "supervisor", "processes", "file_operations", "frames"])
 def test_the_supervisor_needs_the_standard_library_only(module: str) -> None:
-    own = {"executors.file_operations", "executors.frames"}
+    own = {"executors.supervisor", "executors.processes", "executors.file_operations", "executors.frames"}
     found = {name.partition(".")[0] for name in imported(ROOT / "executors" / f"{module}.py") if not name.startswith(tuple(own))}
     assert found <= sys.stdlib_module_names

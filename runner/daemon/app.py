@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -49,13 +50,14 @@ def run(options: RunOptions) -> int:
     log.info("Runtime platform", arch=architecture(), os=os_name(), pid=os.getpid(), revision=REVISION, version=VERSION)
     log.info(f"Starting multi-runner from {options.config}...")
     log.info("Running in system-mode." if os.geteuid() == 0 else "Running in user-mode.")
+    path, started_in = options.config.absolute(), Path.cwd()  # as seen from where the command was given
     if options.working_directory is not None:
         try:
             os.chdir(options.working_directory)
         except OSError as error:
             log.critical("Service run failed", error=f"chdir {options.working_directory}: {error.strerror}")
             return 1
-    file = ConfigFile(options.config.absolute(), os.environ)
+    file = ConfigFile(path, os.environ)
     config = _first_config(file)
     if config is None:
         return EXIT_CONFIG
@@ -65,7 +67,7 @@ def run(options: RunOptions) -> int:
     except RunnerError as error:
         log.critical("Service run failed", error=str(error))
         return 1
-    daemon = Daemon(options, file, config, store)
+    daemon = Daemon(options, file, config, store, started_in)
     try:
         return asyncio.run(daemon.serve())
     finally:
@@ -95,7 +97,8 @@ def _own_argv(options: RunOptions) -> list[str]:
 class Daemon:
     """The objects of a running daemon and the loops that keep it going."""
 
-    def __init__(self, options: RunOptions, file: ConfigFile, config: Config, store: RecordStore) -> None:
+    def __init__(self, options: RunOptions, file: ConfigFile, config: Config, store: RecordStore, started_in: Path) -> None:
+        self._started_in = started_in
         self._options = options
         self._file = file
         self._config = config
@@ -148,6 +151,7 @@ class Daemon:
                 await self._close(server)
                 for _ in range(3):
                     await asyncio.sleep(0)  # a signal of just before is on its way through the loop
+                os.chdir(self._started_in)  # names on the command line mean what they meant
                 kept.execute_again(self._store.lock_fd, _own_argv(self._options), deferred=self._shutdown.deferred)
         await self._close(server)
         log.info("Can exit now!")

@@ -214,3 +214,30 @@ async def test_a_hook_that_was_cut_off_is_stopped_before_it_is_repeated(
     assert (job.state, job.exit_code) == ("failed", 7)
     assert job.log_is_whole()
     assert (daemon.root / "hooks").read_text() == "done\n"
+
+
+async def test_relative_names_mean_the_same_after_a_restart_in_place(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    """The configuration is named from where the command was given, not from the directory that the daemon works in."""
+    daemon = make_daemon()
+    with daemon.log_path.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *daemon.command,
+            *("run", "--config", "conf/config.toml", "--working-directory", str(daemon.home)),
+            cwd=daemon.root,
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "HOME": str(daemon.home)},
+        )
+    try:
+        await fake.until(lambda: fake.requests)
+        process.send_signal(signal.SIGUSR2)
+        async with asyncio.timeout(20):
+            while daemon.log.count("Configuration loaded") < 2:
+                await asyncio.sleep(0.05)
+        job = fake.add_job(job_payload(1, ["pwd"], variables={"GIT_STRATEGY": "none"}))
+        await asyncio.wait_for(job.ended.wait(), 20)
+        assert job.state == "success"
+    finally:
+        process.send_signal(signal.SIGINT)
+        await process.wait()

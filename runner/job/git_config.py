@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 USER = "gitlab-ci-token"
+# Constant: the token is a variable of whoever runs git, and stands in no file.
+HELPER = '!f() { test "$1" = get && printf "password=%s\\n" "$CI_JOB_TOKEN"; }; f'
+
+# What a file may say without quotes.
+_PLAIN = re.compile(r"[^\s\"\\#;][^\n\t\"\\#;]*[^\s\"\\#;]|[^\s\"\\#;]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +50,31 @@ def with_credentials(url: str, token: str) -> str:
     return urlunsplit((parts.scheme, login, parts.path, parts.query, ""))
 
 
+def ssh_rewrites(host: str, port: str, base: str) -> dict[str, str]:
+    """What stands in for addresses of the server over SSH (``GIT_SUBMODULE_FORCE_HTTPS``)."""
+    base = base.rstrip("/")
+    if not host or not base.startswith(("http://", "https://")):
+        return {}
+    if port not in ("", "22"):
+        return {f"ssh://git@{host}:{port}": base}
+    return {f"git@{host}:": f"{base}/", f"ssh://git@{host}": base}
+
+
 def external_config(
     remote: Remote,
     *,
-    token: str,
+    token: str | None,
     bases: Iterable[str],
     correlation_id: str,
     bundle_uris: bool,
     tls: Mapping[str, str],
+    rewrites: Mapping[str, str],
 ) -> bytes:
-    """What holds the job's credentials while it runs. ``tls`` maps ``sslCAInfo`` and the like to paths."""
+    """What holds the job's credentials while it runs. ``tls`` maps ``sslCAInfo`` and the like to paths, ``rewrites`` what
+    other addresses begin with to the bases that stand in for it.
+
+    Without a token a helper answers with the variable of the job that has it.
+    """
     lines: list[str] = []
     if correlation_id:
         lines += ["[http]", f"\textraHeader = {_value(f'X-Gitaly-Correlation-ID: {correlation_id}')}"]
@@ -62,16 +83,42 @@ def external_config(
     if tls and remote.host_base:
         lines.append(f'[http "{_name(remote.host_base)}"]')
         lines += [f"\t{key} = {_value(path)}" for key, path in tls.items()]
-    rewrites: dict[str, str] = {}
-    if remote.url != remote.clean_url:
-        rewrites[remote.clean_url] = remote.url
-    for base in (*bases, remote.host_base):
-        plain = base.rstrip("/")
-        if plain.startswith(("http://", "https://")):
-            rewrites.setdefault(plain, with_credentials(plain, token))
-    for plain, secret in rewrites.items():
-        lines += [f'[url "{_name(secret)}"]', f"\tinsteadOf = {_value(plain)}"]
+    web = [base for base in (*bases, remote.host_base) if base.startswith(("http://", "https://"))]
+    found: dict[str, str] = {}
+    if token is None:
+        lines += helper_lines(web)
+        found |= rewrites
+    else:
+        if remote.url != remote.clean_url:
+            found[remote.clean_url] = remote.url
+        for base in web:
+            found.setdefault(base.rstrip("/"), with_credentials(base.rstrip("/"), token))
+        for other, base in rewrites.items():
+            found.setdefault(other, with_credentials(base, token))
+    for target in dict.fromkeys(found.values()):
+        lines.append(f'[url "{_name(target)}"]')
+        lines += [f"\tinsteadOf = {_value(plain)}" for plain, other in found.items() if other == target]
     return ("\n".join(lines) + "\n").encode()
+
+
+def helper_settings(bases: Iterable[str]) -> list[tuple[str, str]]:
+    """Settings by which git asks for logins at these addresses: nobody but the job's own variable."""
+    hosts = dict.fromkeys(_base(base) for base in bases)
+    return [(f"credential.{host}.{key}", value) for host in hosts for key, value in (("username", USER), ("helper", HELPER))]
+
+
+def helper_lines(bases: Iterable[str]) -> list[str]:
+    """The same for a file; helpers of others are forgotten."""
+    lines = ["[credential]", "\thelper ="]
+    for name, value in helper_settings(bases):
+        section, _, key = name.removeprefix("credential.").rpartition(".")
+        lines += [f'[credential "{_name(section)}"]', f"\t{key} = {_value(value)}"]
+    return lines
+
+
+def seed_config(external: str) -> bytes:
+    """What takes the place of the user's own configuration of git, and includes it."""
+    return f"[include]\n\tpath = ~/.config/git/config\n\tpath = ~/.gitconfig\n\tpath = {_value(external)}\n".encode()
 
 
 def template_config(remote: Remote, external: str) -> bytes:
@@ -95,6 +142,8 @@ def template_config(remote: Remote, external: str) -> bytes:
 
 
 def _value(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{escaped}"'
 

@@ -14,12 +14,12 @@ from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job import flags as feature_flags
 from runner.job.directories import Directories, place, slug, with_clone_path
 from runner.job.flags import Flags
-from runner.job.git_config import remote_of
+from runner.job.git_config import remote_of, ssh_rewrites
 from runner.job.inputs import interpolate
 from runner.job.outcome import JobFailure
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
-from runner.job.sources import SourcesPlan
+from runner.job.sources import SEED, SourcesPlan
 from runner.job.variables import Variable, Variables, exports, from_payload, own
 from runner.trace.log import TraceSettings
 
@@ -131,15 +131,25 @@ class JobPlan:
             bundle_uris=self.flags["FF_USE_GIT_BUNDLE_URIS"],
             proactive_auth=self.flags["FF_USE_GIT_PROACTIVE_AUTH"],
             clean_config=True if clean is None else clean,
+            says_fresh=clean is True,
+            without_tokens=self.flags["FF_GIT_URLS_WITHOUT_TOKENS"],
             safe_directory=self.kind.safe_directory if safe is None else safe,
             job_cleanup=self.flags["FF_ENABLE_JOB_CLEANUP"],
             tls={key: self.variables.path(name) for key, name in names.items() if self.variables.get(name)},
+            rewrites=self._ssh_rewrites(),
             environment={
                 variable.key: variable.value
                 for variable in self.variables.effective()
                 if not variable.file and _GIT_VARIABLES.fullmatch(variable.key)
             },
         )
+
+    def _ssh_rewrites(self) -> dict[str, str]:
+        if not self.settings.submodule_force_https:
+            return {}
+        get = self.variables.get
+        host = get("CI_SERVER_SHELL_SSH_HOST") or get("CI_SERVER_HOST") or ""
+        return ssh_rewrites(host, get("CI_SERVER_SHELL_SSH_PORT") or "", self.runner.clone_url or self.runner.url)
 
 
 def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
@@ -157,7 +167,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         except JobFailure as failure:
             refused = failure
     settings = parse_settings(
-        early.get,
+        early.expanded().get,
         allow_fetch=payload.allow_git_fetch,
         depth=payload.git_info.depth,
         debug_disabled=runner.debug_trace_disabled,
@@ -174,12 +184,13 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
     )
     variables = _assemble(record, payload, runner, kind, flags, directories)
     misconfigured = None
-    if settings.git_clone_path:
+    clone_path = early.get("GIT_CLONE_PATH")
+    if clone_path:
         allowed = runner.custom_build_dir_enabled
         try:
             directories = with_clone_path(
                 directories,
-                variables.expand(settings.git_clone_path),
+                variables.expand(clone_path),
                 allowed=kind.custom_build_dir if allowed is None else allowed,
                 working_dir=record.accepted.working_dir,
             )
@@ -187,6 +198,12 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         except JobFailure as failure:
             misconfigured = failure
     expanded = variables.expanded()
+    settings = parse_settings(
+        expanded.get,
+        allow_fetch=payload.allow_git_fetch,
+        depth=payload.git_info.depth,
+        debug_disabled=runner.debug_trace_disabled,
+    )
     return JobPlan(
         payload=payload,
         runner=runner,
@@ -252,4 +269,6 @@ def _assemble(
         own("CI_RUNNER_EXECUTABLE_ARCH", f"{os_name()}/{architecture()}"),
         own("RUNNER_TEMP_PROJECT_DIR", directories.tmp),
     ]
+    if flags["FF_GIT_URLS_WITHOUT_TOKENS"]:
+        found.append(own("GIT_CONFIG_GLOBAL", f"{directories.tmp}/{SEED}"))
     return Variables(found, directories.tmp)

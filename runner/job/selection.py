@@ -8,9 +8,9 @@ from executors.base import Environment, Output, Stream
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Line, Selection, select
 from runner.job.env_file import parse_env_file
+from runner.job.git_tool import SAFE
 from runner.job.lines import Lines
 from runner.job.plan import JobPlan
-from runner.job.sources import SAFE
 from runner.job.words import BadWord, expand_word
 
 

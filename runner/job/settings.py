@@ -13,6 +13,7 @@ from runner.job.flags import parse_bool
 _INT = re.compile(r"[+-]?[0-9]+", re.ASCII)
 DEFAULT_AFTER_SCRIPT_S = 300.0
 MAX_ATTEMPTS = 10
+DEFAULT_CLEAN_FLAGS = ("-ffdx",)
 
 
 class GitStrategy(enum.StrEnum):
@@ -39,10 +40,13 @@ class JobSettings:
 
     debug_trace: bool
     debug_services: bool
-    git_clone_path: str
     git_strategy: GitStrategy
     git_checkout: bool
     submodule_strategy: SubmoduleStrategy
+    submodule_paths: tuple[str, ...]
+    submodule_depth: int
+    submodule_update_flags: tuple[str, ...]
+    submodule_force_https: bool
     git_clean_flags: tuple[str, ...]
     git_fetch_extra_flags: tuple[str, ...]
     git_clone_extra_flags: tuple[str, ...]
@@ -136,9 +140,9 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     strategy = reader.strategy(GitStrategy.FETCH if allow_fetch else GitStrategy.CLONE)
     checkout = reader.boolean("GIT_CHECKOUT", default=True)
     submodules = reader.submodules()
-    reader.integer("GIT_SUBMODULE_DEPTH", depth)
+    submodule_depth = reader.integer("GIT_SUBMODULE_DEPTH", depth)
     lfs_skip = reader.boolean("GIT_LFS_SKIP_SMUDGE", default=False)
-    reader.boolean("GIT_SUBMODULE_FORCE_HTTPS", default=False)
+    force_https = reader.boolean("GIT_SUBMODULE_FORCE_HTTPS", default=False)
     ignore_errors = reader.boolean("AFTER_SCRIPT_IGNORE_ERRORS", default=True)
     cache_minutes = reader.integer("CACHE_REQUEST_TIMEOUT", 10)
     get_sources = reader.attempts("GET_SOURCES_ATTEMPTS")
@@ -157,11 +161,14 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     return JobSettings(
         debug_trace=debug_trace,
         debug_services=debug_services,
-        git_clone_path=reader.text("GIT_CLONE_PATH"),
         git_strategy=strategy,
         git_checkout=checkout,
         submodule_strategy=submodules,
-        git_clean_flags=reader.flag_list("GIT_CLEAN_FLAGS", ("-ffdx",)),
+        submodule_paths=reader.flag_list("GIT_SUBMODULE_PATHS", ()),
+        submodule_depth=submodule_depth,
+        submodule_update_flags=reader.flag_list("GIT_SUBMODULE_UPDATE_FLAGS", ()),
+        submodule_force_https=force_https,
+        git_clean_flags=reader.flag_list("GIT_CLEAN_FLAGS", DEFAULT_CLEAN_FLAGS),
         git_fetch_extra_flags=reader.flag_list("GIT_FETCH_EXTRA_FLAGS", ("--prune", "--quiet")),
         git_clone_extra_flags=reader.flag_list("GIT_CLONE_EXTRA_FLAGS", ()),
         lfs_skip_smudge=lfs_skip,

@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from executors.base import Environment, Output
+from executors.base import Environment, Workspace
 from runner.coordinator.payload import GitInfo
 from runner.identity import user_agent
-from runner.job.git_config import Remote, external_config, template_config
-from runner.job.outcome import system_failure, tool_failed
-from runner.job.settings import GitStrategy, JobSettings, SubmoduleStrategy
+from runner.job.git_config import Remote, external_config, helper_settings, seed_config, template_config
+from runner.job.git_tool import LOCKS, STEERING, GitTool
+from runner.job.outcome import system_failure
+from runner.job.settings import DEFAULT_CLEAN_FLAGS, GitStrategy, JobSettings, SubmoduleStrategy
+from runner.job.submodules import EXCLUDE, Submodules, SubmodulesPlan, clear_module_locks
 from runner.trace.log import StageLog
 
-# Nothing that a job left in the repository may run: no hooks, no monitor, no stored logins.
-SAFE = (
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "credential.helper=",
-)
-LOCKS = ("index.lock", "shallow.lock", "HEAD.lock", "config.lock")
-# What decides over the configuration of a repository, apart from git's own files.
-STEERING = ("config", "config.worktree", "commondir", "hooks", "info/attributes", "objects/info/alternates")
 SHORT_SHA = 8
+
+SEED = ".glr.gconf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcesPlan:
-    """Everything that decides over the sources of a job. ``tls`` maps git's keys to paths of file variables."""
+    """Everything that decides over the sources of a job. ``tls`` maps git's keys to paths of file variables, ``rewrites``
+    addresses of submodules to the bases that they are fetched from instead. ``says_fresh``: a repository whose configuration
+    was taken away is called fresh in the log."""
 
     git: GitInfo
     settings: JobSettings
@@ -43,10 +37,33 @@ class SourcesPlan:
     bundle_uris: bool = True
     proactive_auth: bool = False
     clean_config: bool = True
+    says_fresh: bool = False
+    without_tokens: bool = False
     safe_directory: bool = False
     job_cleanup: bool = False
     tls: Mapping[str, str] = field(default_factory=dict)
+    rewrites: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def submodules(self) -> SubmodulesPlan:
+        """What is done about submodules."""
+        settings = self.settings
+        strategy = settings.submodule_strategy if self.uses_git else SubmoduleStrategy.NONE
+        return SubmodulesPlan(
+            is_wanted=strategy in (SubmoduleStrategy.NORMAL, SubmoduleStrategy.RECURSIVE),
+            is_recursive=strategy is SubmoduleStrategy.RECURSIVE,
+            paths=settings.submodule_paths,
+            depth=settings.submodule_depth,
+            update_flags=settings.submodule_update_flags,
+            clean_flags=settings.git_clean_flags or DEFAULT_CLEAN_FLAGS,
+            skips_lfs=bool(settings.lfs_skip_smudge),
+            project_dir=self.project_dir,
+            git_dir=self.git_dir,
+            external=self.external,
+            clean_config=self.clean_config,
+            object_format=self.git.repo_object_format,
+        )
 
     @property
     def git_dir(self) -> str:
@@ -59,6 +76,11 @@ class SourcesPlan:
         return f"{self.tmp_dir}/.gitlab-runner.ext.conf"
 
     @property
+    def seed(self) -> str:
+        """What git takes for the user's configuration where there are no tokens in files."""
+        return f"{self.tmp_dir}/{SEED}"
+
+    @property
     def template(self) -> str:
         """The template directory for ``git init``."""
         return f"{self.tmp_dir}/git-template"
@@ -67,6 +89,18 @@ class SourcesPlan:
     def uses_git(self) -> bool:
         """Whether there is git work at all."""
         return self.settings.git_strategy in (GitStrategy.CLONE, GitStrategy.FETCH)
+
+    def external_config(self) -> bytes:
+        """The content of the file with the credentials."""
+        return external_config(
+            self.remote,
+            token=None if self.without_tokens else self.token,
+            bases=self.bases,
+            correlation_id=self.correlation_id,
+            bundle_uris=self.bundle_uris,
+            tls=self.tls,
+            rewrites=self.rewrites,
+        )
 
 
 class Sources:
@@ -79,13 +113,20 @@ class Sources:
 
     def check(self) -> None:
         """Refuse settings that cannot be carried out, before the stage begins."""
-        if self._plan.settings.submodule_strategy is SubmoduleStrategy.INVALID and self._plan.uses_git:
+        settings = self._plan.settings
+        if settings.submodule_strategy is SubmoduleStrategy.INVALID and self._plan.uses_git:
             raise system_failure("unknown GIT_SUBMODULE_STRATEGY")
+        if EXCLUDE in settings.submodule_paths and self._plan.submodules.is_wanted:
+            words = " ".join(f'"{word}"' for word in settings.submodule_paths)
+            raise system_failure(f"GIT_SUBMODULE_PATHS: invalid submodule pathspec [{words}]")
 
     async def get(self, stage: StageLog, time_ns: int, extra: Mapping[str, str]) -> None:
         """The work of the stage. ``extra`` is added to git's environment."""
         plan = self._plan
         strategy = plan.settings.git_strategy
+        if plan.without_tokens:
+            await self._files.write(plan.seed, seed_config(plan.external))
+            await self._files.write(plan.external, plan.external_config())
         if strategy is GitStrategy.EMPTY:
             stage.notice("Skipping Git repository setup and creating an empty build directory", time_ns)
             await self._files.remove([plan.project_dir])
@@ -96,7 +137,10 @@ class Sources:
         else:
             work = _GitWork(self._environment, plan, stage, time_ns, extra)
             await work.fetch()
-            time_ns = work.time_ns
+            if plan.submodules.is_wanted:
+                await work.submodules.update()
+                return
+            time_ns = work.tool.time_ns
         if not plan.uses_git:
             stage.notice("Skipping Git checkout", time_ns)
         stage.notice("Skipping Git submodules setup", time_ns)
@@ -112,9 +156,11 @@ class Sources:
 
     async def forget(self) -> None:
         """Remove the credentials, and whatever the job put in the way of the next one."""
-        await self._files.remove([self._plan.external])
+        await self._files.remove([self._plan.external, self._plan.seed])
         if self._plan.uses_git:
-            await clear_locks(self._environment, self._plan.git_dir)
+            await clear_locks(self._files, self._plan.git_dir)
+            if self._plan.submodules.is_wanted:
+                await clear_module_locks(self._files, self._plan.git_dir)
 
     async def clean_up(self, stage: StageLog, time_ns: int) -> None:
         """``FF_ENABLE_JOB_CLEANUP`` (11.8)."""
@@ -129,6 +175,8 @@ class Sources:
                 await work.git("init", "--quiet", "--template", self._plan.template, self._plan.project_dir)
                 await work.git("clean", *self._plan.settings.git_clean_flags)
                 await work.git("reset", "--hard")
+                if self._plan.submodules.is_wanted:
+                    await work.submodules.clean_up()
             case GitStrategy.NONE:
                 stage.notice("Skipping build directory cleanup step", time_ns)
 
@@ -139,12 +187,19 @@ class _GitWork:
     def __init__(
         self, environment: Environment, plan: SourcesPlan, stage: StageLog, time_ns: int, extra: Mapping[str, str]
     ) -> None:
-        self._environment = environment
+        variables = {**plan.environment, **extra}
+        if not plan.settings.lfs_skip_smudge:
+            variables["GIT_LFS_SKIP_SMUDGE"] = "1"
         self._files = environment.files
         self._plan = plan
-        self._stage = stage
-        self.time_ns = time_ns
-        self._extra = extra
+        login: list[tuple[str, str]] = []
+        if plan.without_tokens:
+            variables["CI_JOB_TOKEN"] = plan.token
+            login = helper_settings([*plan.bases, plan.remote.host_base])
+        self.tool = GitTool(environment, stage, plan.project_dir, variables, time_ns, login=login)
+        self.git = self.tool.run
+        self._notice = self.tool.notice
+        self.submodules = Submodules(self.tool, environment.files, plan.submodules)
 
     async def fetch(self) -> None:
         """Init, fetch, checkout."""
@@ -160,7 +215,7 @@ class _GitWork:
             self._notice(f"Gitaly correlation ID: {plan.correlation_id}")
         self._notice(f"Fetching changes with git depth set to {depth}..." if depth > 0 else "Fetching changes...")
         await self._init()
-        if is_fresh:
+        if is_fresh or (plan.says_fresh and plan.clean_config):
             self._notice("Created fresh repository.")
         elif not plan.clean_config:
             await self.git("remote", "set-url", "origin", plan.remote.clean_url)
@@ -179,21 +234,15 @@ class _GitWork:
             await self._files.remove([git_dir])
         if self._plan.clean_config:
             await self._files.remove([f"{git_dir}/{name}" for name in STEERING])
-        await clear_locks(self._environment, git_dir)
+        await clear_locks(self._files, git_dir)
+        if self._plan.submodules.is_wanted:
+            await self.submodules.make_safe()
 
     async def _write_config(self) -> None:
         plan = self._plan
         await self._files.make_dir(plan.project_dir)
         await self._files.write(f"{plan.template}/config", template_config(plan.remote, plan.external))
-        content = external_config(
-            plan.remote,
-            token=plan.token,
-            bases=plan.bases,
-            correlation_id=plan.correlation_id,
-            bundle_uris=plan.bundle_uris,
-            tls=plan.tls,
-        )
-        await self._files.write(plan.external, content)
+        await self._files.write(plan.external, plan.external_config())
 
     async def _init(self) -> None:
         plan = self._plan
@@ -227,46 +276,15 @@ class _GitWork:
             await self.git("clean", *plan.settings.git_clean_flags)
         if plan.settings.lfs_skip_smudge or not await self._files.exists(f"{plan.project_dir}/.gitattributes"):
             return
-        version = await self._environment.tool(["git", "lfs", "version"], cwd=plan.project_dir, env=self._git_environment())
-        if version.exit_code == 0:
+        if await self.tool.has_lfs():
             await self.git("lfs", "pull")
 
     def _proactive(self) -> tuple[str, ...]:
         base = self._plan.remote.host_base
         return (f"http.{base}.proactiveAuth=basic",) if self._plan.proactive_auth and base else ()
 
-    async def git(self, *arguments: str, config: tuple[str, ...] = ()) -> None:
-        """Run git in the project; its output goes into the log."""
-        options = [part for setting in config for part in ("-c", setting)]
-        status = await self._environment.tool(
-            ["git", *SAFE, *options, *arguments],
-            cwd=self._plan.project_dir,
-            env=self._git_environment(),
-            output=self._write,
-        )
-        if status.exit_code != 0:
-            raise tool_failed(status.exit_code if status.exit_code is not None else 1)
 
-    def _git_environment(self) -> dict[str, str]:
-        found = {
-            **self._plan.environment,
-            **self._extra,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GCM_INTERACTIVE": "Never",
-        }
-        if not self._plan.settings.lfs_skip_smudge:
-            found["GIT_LFS_SKIP_SMUDGE"] = "1"
-        return found
-
-    def _notice(self, text: str) -> None:
-        self._stage.notice(text, self.time_ns)
-
-    def _write(self, piece: Output) -> None:
-        self.time_ns = max(self.time_ns, piece.time_ns)
-        self._stage.write(piece.stream, piece.data, piece.time_ns)
-
-
-async def clear_locks(environment: Environment, git_dir: str) -> None:
+async def clear_locks(files: Workspace, git_dir: str) -> None:
     """Remove locks and the hook that an interrupted job may have left (11.4)."""
-    await environment.files.remove([f"{git_dir}/{name}" for name in (*LOCKS, "hooks/post-checkout")])
-    await environment.files.remove_matching(f"{git_dir}/refs", (), suffixes=(".lock",))
+    await files.remove([f"{git_dir}/{name}" for name in (*LOCKS, "hooks/post-checkout")])
+    await files.remove_matching(f"{git_dir}/refs", (), suffixes=(".lock",))

@@ -83,7 +83,6 @@ DIFFERS: dict[str, Difference] = {
     "job-timeout-in-upload": Difference("no helper program is there to be terminated"),
 }
 
-SUBMODULES = "submodules are not in this version"
 NOT_YET: dict[str, str] = {
     "trace-404-final": "whether the 404 of the first patch comes before the end of the job follows from the machine",
 }
@@ -248,3 +247,26 @@ DAEMON_NOT_REPLAYED: dict[str, str] = {
     "signal-sigterm-in-prepare": LATER_EXECUTORS,
     "key-prepare-timeout": LATER_EXECUTORS,
 }
+
+
+CLEAN = "the configuration and hooks of a repository that a job could write are taken away before it is used again"
+OWN_FILES = "files of the runner's are 0600, and its configuration of git is laid out in its own way"
+SOURCES_DIFFER: dict[str, Difference] = {
+    "git-clean-config-on": Difference(OWN_FILES),
+    "git-config-of-a-job": Difference(OWN_FILES),
+    "git-urls-without-tokens": Difference(OWN_FILES),
+    "directories-tmp": Difference(OWN_FILES),
+    "submodules-normal": Difference(OWN_FILES),
+    "submodules-force-https": Difference(OWN_FILES),
+    "submodules-force-https-port": Difference(OWN_FILES),
+    "git-locks": Difference(CLEAN, (SUCCESS, ("failed", "script_failure", 2))),
+    "git-planted-config": Difference(CLEAN, (SUCCESS, ("failed", "script_failure", 2))),
+    "submodules-clean-flags": Difference(CLEAN),
+    "submodules-locks": Difference(CLEAN),
+    "submodules-twice": Difference(CLEAN),
+    "submodules-unborn-branch": Difference(CLEAN),
+    "git-hooks-of-payload": Difference("the script before the sources lists the directory of the runner"),
+    "shell-environment": Difference(DIFFERS["script-shell-options"].reason),
+    "shell-background-group": Difference(DIFFERS["script-background-process"].reason),
+}
+SOURCES_NOT_REPLAYED: dict[str, str] = {}

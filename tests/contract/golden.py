@@ -65,7 +65,7 @@ PRODUCT = {
 
 # Lines of the reference's helper program: padded, with facts behind that vary; one of them names the program itself.
 _HELPER = re.compile(r" *\x1b\[0;m (?: (?:\x1b\[[0-9;]*m)?[A-Za-z_\[\]-]+\x1b\[0;m=.*)?$", re.DOTALL)
-_HELPER_START = re.compile(r"Runtime platform +\x1b\[0;m  arch\x1b\[0;m=.*\n")
+_HELPER_START = re.compile(r"(?:[0-9T:.-]+Z 01E )?Runtime platform +\x1b\[0;m  arch\x1b\[0;m=.*\n")
 # A count of what was selected: of visits there, of what is packed here.
 _COUNT = re.compile(r": (found|excluded) \d+ (matching|files)")
 _METER = re.compile(r"\r(Uploading|Downloading) artifacts [\d.]+ \w+ \([\d.]+ \w+/s\) +\n?")

@@ -43,6 +43,7 @@ async def replay(
         root / "server",
         trace_interval=server.get("trace_interval"),
         strict=False,
+        git_auth=server.get("git_auth", False),
         redirect_artifacts=server.get("redirect_artifacts", False),
         store_takes_tokens=server.get("store_takes_tokens", False),
     )
@@ -68,6 +69,9 @@ async def replay(
 
 
 def _make_repositories(scenario: dict[str, Any], fake: FakeCoordinator) -> str:
+    several = scenario.get("repos")
+    if several:
+        return git_server.make_repositories(fake.repositories, golden.fill(several, fake.places))["app"]
     files = scenario.get("repo")
     return git_server.make_repository(fake.repositories, "app", files) if files else ""
 
@@ -84,7 +88,7 @@ async def _run_jobs(
 ) -> list[Job]:
     server = scenario.get("server") or {}
     jobs: list[Job] = []
-    together = server.get("together")
+    together = server.get("together") or scenario["name"].endswith("-slots")
     states = [end[0] for end in ends] or [entry["state"] for entry in scenario["jobs"]]
     for number, (entry, state) in enumerate(zip(scenario["jobs"], states, strict=True)):
         before(number, Path(places["ROOT"]))

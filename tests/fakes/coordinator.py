@@ -167,7 +167,8 @@ class FakeCoordinator:
     @web.middleware
     async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/git/"):
-            return await handler(request)
+            fault = self.faults.find(f"{request.method} {request.path}", "")
+            return scripted(fault, request, self.places) if fault is not None else await handler(request)
         raw = await request.read()
         now = time.monotonic() - self._started
         headers, body = dict(request.headers), _body(request, raw)

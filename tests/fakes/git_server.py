@@ -7,6 +7,7 @@ import gzip
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -26,8 +27,31 @@ def git(*arguments: str, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-def make_repository(root: Path, name: str, files: dict[str, str]) -> str:
-    """A bare repository ``root/name.git`` with one commit on ``main``; returns the commit."""
+def make_repositories(root: Path, described: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Repositories with submodules, which name those described before them; their commits by name."""
+    commits: dict[str, str] = {}
+    for name, about in described.items():
+        submodules = {}
+        for path, url in (about.get("submodules") or {}).items():
+            known = commits.get(url.rpartition("/")[2].removesuffix(".git"), "1" * 40)
+            submodules[path] = (url, known)
+        object_format = about.get("object_format", "sha1")
+        commits[name] = make_repository(root, name, about["files"], submodules=submodules, object_format=object_format)
+    return commits
+
+
+def make_repository(
+    root: Path,
+    name: str,
+    files: dict[str, str],
+    *,
+    submodules: dict[str, tuple[str, str]] | None = None,
+    object_format: str = "sha1",
+) -> str:
+    """A bare repository ``root/name.git`` with one commit on ``main``; returns the commit.
+
+    ``submodules`` maps paths to addresses and commits.
+    """
     work = root / f"{name.replace('/', '-')}-work"
     for path, content in files.items():
         target = work / path
@@ -35,8 +59,14 @@ def make_repository(root: Path, name: str, files: dict[str, str]) -> str:
         target.write_text(content)
         if path.endswith(".sh"):
             target.chmod(0o755)
-    git("init", "--quiet", "--initial-branch=main", cwd=work)
+    git("init", "--quiet", "--initial-branch=main", f"--object-format={object_format}", cwd=work)
     git("add", "--all", ".", cwd=work)
+    for path, (url, commit) in (submodules or {}).items():
+        for key, value in (("path", path), ("url", url)):
+            git("config", "--file", ".gitmodules", f"submodule.{path}.{key}", value, cwd=work)
+        git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}", cwd=work)
+    if submodules:
+        git("add", ".gitmodules", cwd=work)
     git("commit", "--quiet", "--message", "a commit", cwd=work)
     bare = root / f"{name}.git"
     bare.parent.mkdir(parents=True, exist_ok=True)

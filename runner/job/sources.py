@@ -274,10 +274,12 @@ class _GitWork:
         await self.git("checkout", "-f", "-q", sha, config=("submodule.recurse=false", *self._proactive()))
         if plan.settings.git_clean_flags and not is_fresh:
             await self.git("clean", *plan.settings.git_clean_flags)
-        if plan.settings.lfs_skip_smudge or not await self._files.exists(f"{plan.project_dir}/.gitattributes"):
-            return
-        if await self.tool.has_lfs():
+        if not plan.settings.lfs_skip_smudge and await self._wants_lfs() and await self.tool.has_lfs():
             await self.git("lfs", "pull")
+
+    async def _wants_lfs(self) -> bool:
+        """Whether anything in the sources asks for large files: most have none, and git-lfs takes its time."""
+        return bool(await self.tool.read("ls-files", "-z", "--", ":(glob)**/.gitattributes"))
 
     def _proactive(self) -> tuple[str, ...]:
         base = self._plan.remote.host_base

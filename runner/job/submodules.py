@@ -80,7 +80,7 @@ class Submodules:
         await self._clean()
         self._git.notice("Configuring submodules to use parent git credentials...")
         await self._git.run("submodule", "foreach", "--recursive", "git", "config", "include.path", plan.external)
-        if not plan.skips_lfs and await self._git.has_lfs():
+        if not plan.skips_lfs and await self._wants_lfs() and await self._git.has_lfs():
             self._git.notice("Pulling LFS files...")
             await self._foreach("git", "lfs", "pull")
 
@@ -129,17 +129,25 @@ class Submodules:
             await self._files.write(f"{place}/config", text.encode(), mode=0o644)
 
     async def _check_links(self) -> None:
-        """Take away the ``.git`` of submodules that does not lead to the repository below the project's own."""
-        links = await self._gitlinks()
-        if not links:
-            return
-        wrong = []
-        for entry in await self._files.list(self._plan.project_dir):
-            folder, _, name = entry.path.rpartition("/")
-            is_inside = name == ".git" and any(folder == link or folder.startswith(f"{link}/") for link in links)
-            if is_inside and not await self._leads_home(folder, entry):
-                wrong.append(f"{self._plan.project_dir}/{entry.path}")
+        """Take away the ``.git`` of submodules that does not lead to a repository below the project's own."""
+        found = [entry for entry in await self._inside() if posixpath.basename(entry.path) == ".git"]
+        wrong = [f"{self._plan.project_dir}/{entry.path}" for entry in found if not await self._leads_home(entry)]
         await self._files.remove(wrong)
+        # Git would not clone into what is left of a submodule whose repository is gone.
+        await self._files.remove([posixpath.dirname(path) for path in wrong if await self._is_lost(path)])
+
+    async def _wants_lfs(self) -> bool:
+        return any(posixpath.basename(entry.path) == ".gitattributes" for entry in await self._inside())
+
+    async def _inside(self) -> list[Entry]:
+        """What is in the trees of submodules."""
+        links = await self._gitlinks()
+        entries = await self._files.list(self._plan.project_dir) if links else []
+        return [entry for entry in entries if any(entry.path.startswith(f"{link}/") for link in links)]
+
+    async def _is_lost(self, git_file: str) -> bool:
+        place = posixpath.relpath(posixpath.dirname(git_file), self._plan.project_dir)
+        return not await self._files.exists(f"{self._plan.modules}/{place}/HEAD")
 
     async def _gitlinks(self) -> list[str]:
         """Paths of the submodules of the project, as the index has them."""
@@ -147,20 +155,21 @@ class Submodules:
         lines = [line for line in staged.split(b"\0") if line.startswith(GITLINK)]
         return [line.partition(b"\t")[2].decode(errors="surrogateescape") for line in lines]
 
-    async def _leads_home(self, folder: str, entry: Entry) -> bool:
+    async def _leads_home(self, entry: Entry) -> bool:
         if entry.kind != "file":
             return False
         content = await self._files.read(f"{self._plan.project_dir}/{entry.path}", limit=8192) or b""
         text = content.decode(errors="surrogateescape")
         if not text.startswith("gitdir: "):
             return False
-        target = posixpath.join(self._plan.project_dir, folder, text.removeprefix("gitdir: ").rstrip("\n"))
-        return posixpath.normpath(target).startswith(f"{self._plan.modules}/")
+        folder = posixpath.dirname(f"{self._plan.project_dir}/{entry.path}")
+        target = posixpath.normpath(posixpath.join(folder, text.removeprefix("gitdir: ").rstrip("\n")))
+        return target.startswith(f"{self._plan.modules}/") and await self._files.exists(f"{target}/HEAD")
 
 
 def _looks_like_a_repository(entries: dict[str, Entry]) -> bool:
     """What git might take for one, whole or not."""
-    return any(name in entries for name in ("HEAD", "config", "commondir", "objects"))
+    return any(name in entries and entries[name].kind != "dir" for name in ("HEAD", "config", "commondir"))
 
 
 async def clear_module_locks(files: Workspace, git_dir: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import termios
 import tomllib
@@ -27,6 +28,7 @@ class Terminal:
         def own_terminal() -> None:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
 
         environment = {"PATH": os.environ["PATH"], "HOME": str(root)}
         self._process = subprocess.Popen(

@@ -73,6 +73,7 @@ class FakeCoordinator:
         self.long_poll_s = long_poll_s
         self.holds_always = False  # without ``last_update`` too, as the server of the recordings
         self.git_delay_s = 0.0
+        self.large_files: dict[str, bytes] = {}
         self.resets = 0
         self.reset_expires: str | None = None
         self.jobs: dict[int, Job] = {}
@@ -99,6 +100,7 @@ class FakeCoordinator:
         app = web.Application(middlewares=[self._record], client_max_size=1 << 30)
         add = app.router.add_route
         add("*", "/git/{path:.*}", self._git)
+        add("GET", "/large/{oid}", self._large_file)
         add("*", "/objects/{name:.*}", self.artifacts.object)
         add("*", "/bkt/{key:.*}", self.bucket.serve)
         for prefix in ("/api/v4", "/gitlab/api/v4"):
@@ -219,7 +221,25 @@ class FakeCoordinator:
             return web.Response(
                 status=401, headers={"WWW-Authenticate": 'Basic realm="GitLab"'}, text="HTTP Basic: Access denied"
             )
+        if request.path.endswith("/info/lfs/objects/batch"):
+            return self._large_files(await request.json())
         return await git_server.serve(request, self.repositories)
+
+    def _large_files(self, asked: dict[str, Any]) -> web.Response:
+        """Where each of the files is to be had (the batch call of git-lfs)."""
+        found = []
+        for about in asked["objects"]:
+            entry: dict[str, Any] = {"oid": about["oid"], "size": about["size"]}
+            if about["oid"] in self.large_files:
+                entry["actions"] = {"download": {"href": f"{self.url}/large/{about['oid']}"}}
+            else:
+                entry["error"] = {"code": 404, "message": "no such file"}
+            found.append(entry)
+        kind = "application/vnd.git-lfs+json"
+        return web.json_response({"transfer": "basic", "objects": found}, content_type=kind)
+
+    async def _large_file(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.large_files[request.match_info["oid"]])
 
     async def _verify(self, request: web.Request) -> web.Response:
         token = (await request.json()).get("token", "")

@@ -15,6 +15,12 @@ async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> Non
             await asyncio.sleep(0.02)
 
 
+def files_below(root: Path, name: str = "") -> list[Path]:
+    """Files, or what else is called ``name``, below ``root``, where others may be removing directories meanwhile."""
+    found = [Path(at, entry) for at, directories, files in os.walk(root) for entry in (*directories, *files)]
+    return [path for path in found if (path.name == name if name else path.is_file() and not path.is_symlink())]
+
+
 def processes_below(root: Path) -> list[str]:
     """Commands of processes whose working directory lies below ``root``."""
     found = []

@@ -256,12 +256,7 @@ def _assemble(
         for name, text in tls.items()
         if text
     ]
-    disabled = {"CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"} if runner.debug_trace_disabled else set()
-    found += [
-        from_payload(variable)
-        for variable in payload.variables
-        if variable.key not in flags.values and variable.key not in disabled
-    ]
+    found += [from_payload(variable) for variable in payload.variables if variable.key not in flags.values]
     found += [
         own("CI_SHARED_ENVIRONMENT" if kind.shared else "CI_DISPOSABLE_ENVIRONMENT", "true"),
         own("CI_RUNNER_VERSION", VERSION),

@@ -14,7 +14,7 @@ import pytest
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
-from tests.waiting import until
+from tests.waiting import files_below, until
 
 Make = Callable[..., Daemon]
 SHORT = {"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false"}
@@ -120,7 +120,7 @@ async def test_a_branch_name_with_shell_characters_is_a_name(fake: FakeCoordinat
     assert job.state == "success", job.log
     assert f"(ref is {branch})" in job.log
     assert f"\n{branch}\n" in job.log
-    assert not list(daemon.root.rglob("pwned"))
+    assert files_below(daemon.root, "pwned") == []
 
 
 async def run_long(fake: FakeCoordinator, daemon: Daemon, script: str) -> tuple[Job, float]:

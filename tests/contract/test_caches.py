@@ -205,6 +205,7 @@ async def test_a_newer_archive_in_the_bucket_wins(s3: S3, fake: FakeCoordinator,
     here.start()
     await run(fake, 1, ["mkdir c; echo old > c/f"], cache())
     await here.stop()
+    os.utime(stored(here), (1, 1))  # times in a bucket are whole seconds
     there.start()
     await run(fake, 2, ["echo new > c/f"], cache())
     await there.stop()

@@ -13,6 +13,7 @@ import pytest
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import files_below
 
 PLANTS = {
     "fsmonitor": "git config core.fsmonitor 'touch $PWNED; false'",
@@ -69,7 +70,7 @@ async def test_no_token_stays_in_the_workspace(fake: FakeCoordinator, make_daemo
     found["git_info"]["repo_url"] = f"{fake.url}/git/app.git".replace("://", f"://gitlab-ci-token:{found['token']}@")
     job = await ran(fake, fake.add_job(found))
     assert job.token not in job.log
-    left = [path for path in (daemon.root / "builds").rglob("*") if path.is_file() and not path.is_symlink()]
+    left = files_below(daemon.root / "builds")
     assert left
     assert not [path for path in left if job.token.encode() in path.read_bytes()]
 

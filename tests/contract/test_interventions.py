@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
-from tests.waiting import processes_below, until
+from tests.waiting import files_below, processes_below, until
 
 Make = Callable[..., Daemon]
 LOOP = ["echo begin", "for i in $(seq 200); do echo n$i; sleep 0.1; done"]
@@ -74,7 +74,7 @@ async def test_job_timeout_removes_file_variables(fake: FakeCoordinator, make_da
     await asyncio.wait_for(job.ended.wait(), 20)
     assert job.failure_reason == "job_execution_timeout"
     assert "content-of-file" in job.log
-    assert not list((daemon.root / "builds").rglob("SECRET_FILE"))
+    assert files_below(daemon.root / "builds", "SECRET_FILE") == []
 
 
 async def test_sigterm_lets_jobs_end_and_asks_for_no_more(fake: FakeCoordinator, make_daemon: Make) -> None:

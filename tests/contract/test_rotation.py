@@ -40,7 +40,7 @@ async def test_a_token_file_gets_the_new_token(fake: FakeCoordinator, make_daemo
 
 async def test_nothing_is_reset_that_could_not_be_saved(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     """The file vanished together with its directory."""
-    daemon = make_daemon(extra=times(-3, 5))
+    daemon = make_daemon(extra=times(-8, 12))
     daemon.start()
     await fake.until(lambda: fake.requests)
     moved = daemon.config.parent.rename(daemon.root / "away")

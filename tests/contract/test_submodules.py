@@ -15,6 +15,7 @@ from tests.contract.test_hostile_workspace import ran
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import files_below
 
 # Shell functions of the planting scripts: a setting by which git would run something, in a repository or a file of it.
 TOOLS = r"""evil() { git -C "$1" config core.fsmonitor 'touch $PWNED; false'; }
@@ -84,7 +85,7 @@ async def test_odd_names_are_names(name: str, fake: FakeCoordinator, make_daemon
     for number in (1, 2):
         job = await ran(fake, fake.add_job(payload(fake, number, commit, ["cat lib/*/sub.txt"])))
         assert "\nsub\n" in job.log
-    assert not list(daemon.root.rglob("pwned"))
+    assert files_below(daemon.root, "pwned") == []
 
 
 async def test_a_sha256_repository_has_submodules_of_its_kind(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:

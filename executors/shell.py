@@ -183,12 +183,13 @@ class ShellEnvironment:
             reader = _FrameReader(fd, offset)
             while True:
                 self._link.moved.clear()
-                over = (directory / "status").exists()
-                for piece in reader.read():
-                    yield piece
-                if over or self._is_lost(name):
-                    for piece in reader.read():
+                # Asked before the last reading: what there is then is all.
+                over = (directory / "status").exists() or self._is_lost(name)
+                while pieces := reader.read(READ_BYTES):
+                    for piece in pieces:
                         yield piece
+                    await asyncio.sleep(0)
+                if over:
                     return
                 await self._next_move()
         finally:
@@ -425,18 +426,21 @@ class _FrameReader:
         self._fd = fd
         self._offset = offset
 
-    def read(self) -> list[Output]:
+    def read(self, about_bytes: int) -> list[Output]:
+        """The next frames, until they are so many bytes together; none when there are none yet."""
         found: list[Output] = []
-        while True:
+        end = self._offset + about_bytes
+        while self._offset < end:
             header = os.pread(self._fd, FRAME.size, self._offset)
             if len(header) < FRAME.size:
-                return found
+                break
             stream, time_ns, size = FRAME.unpack(header)
             data = os.pread(self._fd, size, self._offset + FRAME.size)
             if len(data) < size:
-                return found
+                break
             self._offset += FRAME.size + size
             found.append(Output(Stream(stream), time_ns, data, self._offset))
+        return found
 
 
 def _status(found: dict[str, Any]) -> ExitStatus:

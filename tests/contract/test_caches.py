@@ -62,12 +62,20 @@ async def test_changes_that_times_do_not_show_are_saved(
     assert want in last.log
 
 
-async def test_jobs_at_once_each_save_their_files(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+async def test_jobs_at_once_each_save_their_files(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
     daemon = make_daemon()
     daemon.start()
-    jobs = [add_job(fake, number, [f"mkdir c; echo {number} > c/f; sleep {number}"], cache=[cache()]) for number in (1, 2)]
-    for job in jobs:
-        await ended(job)
+    begun, first_saved = tmp_path / "begun", tmp_path / "first-saved"
+    scripts = (f"until [ -e {begun} ]; do sleep 0.05; done", f"touch {begun}; until [ -e {first_saved} ]; do sleep 0.05; done")
+    first, second = (
+        add_job(fake, number, [f"mkdir c; echo {number} > c/f; {script}"], cache=[cache()])
+        for number, script in enumerate(scripts, 1)
+    )
+    await ended(first)
+    first_saved.touch()
+    await ended(second)
     last = await run(fake, 3, ["cat c/f"], cache(policy="pull"))
     assert "\n2\n" in last.log, "the one that ended last"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,6 +86,19 @@ async def test_output_beyond_the_bound_is_dropped(executor: ShellExecutor, tmp_p
     assert status.truncated
     assert len(await output(place, "1")) == 1000
     await place.cleanup()
+
+
+async def test_much_that_waits_to_be_read_is_read_in_pieces(place: ShellEnvironment) -> None:
+    await place.start("1", Script(text=b"head -c 33554432 /dev/zero\n", stage="x"))
+    await place.wait("1")
+    size = 0
+    tracemalloc.start()
+    async for piece in place.follow("1"):
+        size += len(piece.data)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size == 32 << 20
+    assert peak_bytes < 8 << 20
 
 
 async def test_another_process_finds_the_run_and_reads_the_same(

@@ -166,12 +166,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
             payload = interpolate(payload)
         except JobFailure as failure:
             refused = failure
-    settings = parse_settings(
-        early.expanded().get,
-        allow_fetch=payload.allow_git_fetch,
-        depth=payload.git_info.depth,
-        debug_disabled=runner.debug_trace_disabled,
-    )
+    settings = _settings(early.expanded(), payload, runner)
     directories = place(
         working_dir=record.accepted.working_dir,
         builds_dir=runner.builds_dir,
@@ -198,12 +193,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         except JobFailure as failure:
             misconfigured = failure
     expanded = variables.expanded()
-    settings = parse_settings(
-        expanded.get,
-        allow_fetch=payload.allow_git_fetch,
-        depth=payload.git_info.depth,
-        debug_disabled=runner.debug_trace_disabled,
-    )
+    settings = _settings(expanded, payload, runner)
     return JobPlan(
         payload=payload,
         runner=runner,
@@ -217,6 +207,16 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         misconfigured=misconfigured,
         uses_inputs=payload != sent_payload,
         warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
+    )
+
+
+def _settings(variables: Variables, payload: JobPayload, runner: RunnerConfig) -> JobSettings:
+    """The settings that expanded variables hold."""
+    return parse_settings(
+        variables.get,
+        allow_fetch=payload.allow_git_fetch,
+        depth=payload.git_info.depth,
+        debug_disabled=runner.debug_trace_disabled,
     )
 
 

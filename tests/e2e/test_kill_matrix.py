@@ -144,7 +144,7 @@ class Case:
         assert job.log_is_whole(), "size and checksum are those of what the server holds"
         runs = self.daemon.root / "builds" / "lab" / "0" / "git" / "runs"
         assert runs.read_text() == "run\n", "the script ran once"
-        assert [artifact.kind for artifact in job.artifacts] == ["archive"]
+        assert [artifact.kind for artifact in job.artifacts] == ["archive"], f"{job.log}\n{self.daemon.log}"
         with zipfile.ZipFile(io.BytesIO(self.fake.bucket.objects["runner/lab/project/9/k"])) as archive:
             assert archive.read("out/file") == b"result\n"
         assert not processes_below(self.daemon.root / "builds")

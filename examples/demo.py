@@ -129,7 +129,8 @@ async def demonstrate() -> bool:
         return False
     finally:
         daemon.send_signal(signal.SIGTERM)
-        daemon.wait(timeout=30)
+        # In a thread: the daemon lets its last request end, and who answers that is here.
+        await asyncio.to_thread(daemon.wait, 30)
         await coordinator.stop()
     whole = job.is_whole() and all(f"soak test {number} of 6".encode() in job.trace for number in range(1, 7))
     say(f"The job ended with {job.state}; its log of {len(job.trace)} bytes is {'whole' if whole else 'NOT whole'}.")

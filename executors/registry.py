@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from executors.base import Executor
+from executors.tables import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ class HostSettings:
 class Kind:
     """An executor as the configuration names it.
 
-    ``table`` is its sub-table of ``[[runners]]`` (None: it has none), ``load`` imports and builds it on first use.
+    ``table`` is its sub-table of ``[[runners]]`` (None: it has none), ``config`` imports the type that the table is read
+    into, ``load`` imports and builds the executor on first use.
     ``shells`` are the names that ``shell =`` may have, the first one the default. ``features`` are the keys of the
     runner info that this executor adds. ``shared`` tells that the builds directory is shared between jobs.
     """
@@ -33,6 +35,7 @@ class Kind:
     title: str
     load: Callable[[HostSettings], Executor]
     table: str | None = None
+    config: Callable[[], type[Table]] | None = None
     shells: tuple[str, ...] = ("bash", "sh")
     shared: bool = True
     custom_build_dir: bool = False

@@ -27,6 +27,7 @@ from runner.config.model import (
 )
 from runner.config.positions import Positions
 from runner.config.schema import Key, Type
+from runner.config.tables import executor_table
 
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _LABEL_KEY = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{2,64}")
@@ -132,6 +133,8 @@ class _Reader:
 
     def convert(self, value: Any, key: Key, place: tuple[str | int, ...]) -> Any:
         """A value of the key's type, None when it cannot be one."""
+        if key.type is Type.TABLES and isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            return [self.table(item, key.inner, *place, index) for index, item in enumerate(value)]
         converted = _exact(value, key.type)
         if converted is not None:
             return converted
@@ -228,6 +231,9 @@ class _Reader:
         executor = values.get("executor", "")
         merged = {**labels, **values.get("labels", {})}
         self._check_executor(executor, values.get("name", ""), place)
+        tables = {name: values[name] for name in schema.OPEN_TABLES if name in values}
+        if executor in self.executors:
+            tables |= executor_table(self, self.executors[executor], tables, place)
         self._check_labels(merged, place)
         errors = [one for one in self.found if one.severity is Severity.ERROR][before:]
         return RunnerConfig(
@@ -239,7 +245,7 @@ class _Reader:
             artifact=self._artifact(values, place),
             cache=cache(self, values.get("cache", {}), place),
             pyrunner=own,
-            tables={name: values[name] for name in schema.OPEN_TABLES if name in values},
+            tables=tables,
             line=line,
             disabled=errors[0].text if errors else None,
             token_reference=references,
@@ -344,8 +350,13 @@ def _exact(value: Any, kind: Type) -> Any:
             return value if isinstance(value, bool) else None
         case Type.DURATION:
             return _duration(value) if isinstance(value, str) else None
-        case Type.LIST:
+        case Type.TEXT_OR_LIST if isinstance(value, str):
+            return [value]
+        case Type.LIST | Type.TEXT_OR_LIST:
             return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+        case Type.LIST_MAP:
+            fits = isinstance(value, dict) and all(_exact(item, Type.LIST) is not None for item in value.values())
+            return value if fits else None
         case Type.STRING_MAP | Type.BOOLEAN_MAP:
             inner = str if kind is Type.STRING_MAP else bool
             fits = isinstance(value, dict) and all(isinstance(item, inner) for item in value.values())
@@ -354,6 +365,8 @@ def _exact(value: Any, kind: Type) -> Any:
             return _datetime(value)
         case Type.TABLE:
             return value if isinstance(value, dict) else None
+        case Type.TABLES:
+            return None
         case Type.ANY:
             return value
 

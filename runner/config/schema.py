@@ -22,6 +22,9 @@ class Type(enum.StrEnum):
     LIST = "list of strings"
     STRING_MAP = "table of strings"
     BOOLEAN_MAP = "table of booleans"
+    LIST_MAP = "table of lists of strings"
+    TEXT_OR_LIST = "string or list of strings"
+    TABLES = "list of tables"
     DATETIME = "date and time"
     TABLE = "table"
     ANY = "any"
@@ -29,7 +32,8 @@ class Type(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key. ``removed`` names the key that took its place."""
+    """One key. ``removed`` names the key that took its place; ``inner`` are the keys of a list of tables; ``ask`` is the
+    question of ``register`` for a key that must have a value."""
 
     name: str
     type: Type
@@ -37,6 +41,8 @@ class Key:
     env: str = ""
     help: str = ""
     removed: str = ""
+    inner: tuple[Key, ...] = ()
+    ask: str = ""
 
 
 def _key(name: str, kind: Type, env: str = "", help_: str = "", *, flag: str | None = None) -> Key:

@@ -25,3 +25,26 @@ class RecordInvalid(RunnerError):
 
 class ArchiveError(RunnerError):
     """An archive cannot be made or unpacked; the message is for the job's log."""
+
+
+class SecretError(RunnerError):
+    """A secret could not be resolved; the message names provider and place, never a value of a secret or a token."""
+
+    def within(self, doing: str) -> SecretError:
+        """The same failure, with what was being done in front."""
+        return type(self)(f"{doing}: {self}")
+
+
+class SecretRefused(SecretError):
+    """The description of a secret, or the rights of the job, do not lead to it."""
+
+
+class ProviderFailed(SecretError):
+    """The provider of secrets has a fault of its own."""
+
+
+class SecretMissing(SecretError):
+    """The provider answered, and has no such secret."""
+
+    def __init__(self, text: str = "secret not found") -> None:
+        super().__init__(text)

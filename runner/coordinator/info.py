@@ -62,6 +62,7 @@ IMPLEMENTED = frozenset(
         "artifacts_exclude",
         "upload_multiple_artifacts",
         "upload_raw_artifacts",
+        "vault_secrets",
     }
 )
 CLIENT_ONLY = frozenset(

@@ -181,7 +181,7 @@ class PolicyOptions(_Part, frozen=True, kw_only=True):
 
 
 class JobPayload(_Part, frozen=True, kw_only=True):
-    """A job."""
+    """A job. ``secrets`` is None where the server knows none at all, which the log does not mention."""
 
     id: int = 0
     token: str = ""
@@ -200,7 +200,7 @@ class JobPayload(_Part, frozen=True, kw_only=True):
     credentials: list[Credentials] = []
     dependencies: list[Dependency] = []
     features: Features = Features()
-    secrets: dict[str, dict[str, Any]] = {}
+    secrets: dict[str, dict[str, Any]] | None = None
     run: str = ""
     policy_options: PolicyOptions = PolicyOptions()
 

@@ -11,6 +11,7 @@ import structlog
 from executors.base import Environment, EnvironmentLost, ExecutorError, ExitStatus, PrepareError, Script, Stream
 from runner.coordinator.port import JobCoordinator
 from runner.job.artifacts import ArtifactStages
+from runner.job.attempts import pause_s
 from runner.job.caches import CacheStages
 from runner.job.outcome import (
     JobFailure,
@@ -38,9 +39,6 @@ log = structlog.get_logger()
 
 PREPARE_TRIES = 3
 PREPARE_PAUSE_S = 3.0
-RETRY_PAUSE_S = 5.0
-RETRY_PAUSE_MAX_S = 300.0
-FIXED_PAUSES_S = (1.0, 2.0, 4.0, 5.0)
 CUT_OFF = (
     "could not run to completion because the timeout was exceeded. For more control over job and script timeouts see: "
     "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
@@ -199,14 +197,9 @@ class JobPath:
                 if attempt == attempts:
                     raise
             self._say(f"retry {stage} {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
-            await asyncio.sleep(self._pause_s(attempt))
+            await asyncio.sleep(pause_s(attempt, grows=self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]))
             if between is not None:
                 await between(attempt)
-
-    def _pause_s(self, attempt: int) -> float:
-        if self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]:
-            return min(RETRY_PAUSE_S * 2.0 ** (attempt - 1), RETRY_PAUSE_MAX_S)
-        return FIXED_PAUSES_S[min(attempt, len(FIXED_PAUSES_S)) - 1]
 
     async def _sources_once(self, step: Step) -> None:
         await self._environment.kill_tools()

@@ -262,8 +262,12 @@ def _assemble(
         own("CI_RUNNER_VERSION", VERSION),
         own("CI_RUNNER_REVISION", REVISION),
         own("CI_RUNNER_EXECUTABLE_ARCH", f"{os_name()}/{architecture()}"),
-        own("RUNNER_TEMP_PROJECT_DIR", directories.tmp),
     ]
+    found += [
+        Variable(key=it.name, value=it.value, masked=True, raw=True, file=it.file)
+        for it in (record.secrets if payload.secrets else ())
+    ]
+    found.append(own("RUNNER_TEMP_PROJECT_DIR", directories.tmp))
     if flags["FF_GIT_URLS_WITHOUT_TOKENS"]:
         found.append(own("GIT_CONFIG_GLOBAL", f"{directories.tmp}/{SEED}"))
     return Variables(found, directories.tmp)

@@ -1,8 +1,9 @@
 """A job on disk: what is true about it from the moment its 201 is read until the coordinator has taken its end.
 
 ``state_dir/jobs/<short token>-<job id>/`` (0700) holds ``payload.json`` (the body as it came), ``accepted.json`` (who
-accepted it and how), ``journal.jsonl`` (one fact a line, written before it is acted on), ``trace`` (the log as the
-coordinator must see it) and ``run-<n>/`` of the executor. "Written" means ``write(2)``: it survives the process.
+accepted it and how), ``secrets.json`` (values that were resolved for the job), ``journal.jsonl`` (one fact a line, written
+before it is acted on), ``trace`` (the log as the coordinator must see it) and ``run-<n>/`` of the executor. "Written" means
+``write(2)``: it survives the process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ SETTLED = "adoption settled"
 REMOVED = ".removed-"
 MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
 MAX_SET_ASIDE = 50
+SECRETS_FILE = "secrets.json"
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +115,14 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="
     outcome: Outcome
     quiet: bool = False
     as_is: bool = False
+
+
+class ResolvedSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of a secret, and whether scripts find it in a file."""
+
+    name: str
+    value: str
+    file: bool
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="adopted"):
@@ -209,6 +219,26 @@ class JobRecord:
     def payload(self) -> JobPayload:
         """The typed payload. Raises :class:`PayloadInvalid`."""
         return decode(self.raw_payload)
+
+    @property
+    def secrets(self) -> tuple[ResolvedSecret, ...]:
+        """The secrets of the job, once they are resolved. Raises :class:`RecordInvalid`."""
+        try:
+            return msgspec.json.decode(self._secrets_path.read_bytes(), type=tuple[ResolvedSecret, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.DecodeError) as error:
+            raise RecordInvalid(f"{self._secrets_path.name}: {error}") from error
+
+    def keep_secrets(self, secrets: Sequence[ResolvedSecret]) -> None:
+        """Keep what was resolved: who adopts the job masks the same values, and asks nobody again."""
+        incoming = f"{self._secrets_path}.incoming"
+        write_private(incoming, msgspec.json.encode(secrets))
+        os.replace(incoming, self._secrets_path)  # noqa: PTH105 - whole or not at all
+
+    @property
+    def _secrets_path(self) -> Path:
+        return self.directory / SECRETS_FILE
 
     @property
     def trace_path(self) -> Path:
@@ -341,7 +371,7 @@ class RecordStore:
         self._aside.mkdir(mode=0o700, exist_ok=True)
         target = self._aside / f"{directory.name}-{secrets.token_hex(4)}"
         directory.rename(target)
-        for name in ("payload.json", "accepted.json", "runner.json"):
+        for name in ("payload.json", "accepted.json", "runner.json", SECRETS_FILE):
             (target / name).unlink(missing_ok=True)
         for entry in (*target.glob("run-*"), *target.glob("tool-*")):
             shutil.rmtree(entry, ignore_errors=True)

@@ -33,6 +33,7 @@ from runner.job.path import JobPath
 from runner.job.plan import JobPlan, make_plan
 from runner.job.record import Acknowledged, Decided, JobRecord, PatchSent, ScopeStopped
 from runner.job.scripts import ScriptRunner
+from runner.job.secrets import SecretsStage
 from runner.job.steps import Steps
 from runner.scope import Stopped, StopReason, StopScope, finish
 from runner.trace.log import JobLog
@@ -76,11 +77,14 @@ class JobRun:
         self._settings = settings
         self._on_accepted = on_accepted
         self._clock_ns = clock_ns
+        self._kind = kind
+        self._executor = executor
         self.plan: JobPlan = make_plan(record, payload, kind)
         self._environment: Environment = executor.environment(self.plan.spec(orphan_grace_s=settings.orphan_grace_s))
         self._spool = Spool(record.trace_path, self.plan.runner.output_limit * 1024)
         self._log = JobLog(self._spool, self.plan.trace_settings())
         self._steps = Steps(record, self._log, clock_ns)
+        self._secrets = SecretsStage(self.plan, self._log, self._steps, clock_ns)
         self.job_scope = StopScope(on_stop=lambda reason: self._note_stop("job", reason))
         self.script_scope = StopScope(on_stop=lambda reason: self._note_stop("script", reason))
         self._signal = ""
@@ -209,7 +213,8 @@ class JobRun:
 
     async def _prepare_early(self) -> None:
         """Begin with the preparation; its errors are found again, and shown, in its stage."""
-        if self.plan.misconfigured is not None:
+        # Secrets may name the image and the directories.
+        if self.plan.misconfigured is not None or self._secrets.is_due:
             return
         try:
             await self._environment.prepare()
@@ -234,29 +239,13 @@ class JobRun:
         if self.plan.refused is not None:
             return self.plan.refused.outcome
         self._header()
-        deadline = self._deadline()
-        self.job_scope.set_deadline(deadline)
-        scripts = ScriptRunner(
-            self._environment,
-            self._log,
-            self._steps,
-            is_detached=lambda: self.is_detached,
-            grace_s=lambda: self._grace_s,
-        )
-        self.path = JobPath(
-            plan=self.plan,
-            environment=self._environment,
-            coordinator=self._coordinator,
-            job_log=self._log,
-            steps=self._steps,
-            scripts=scripts,
-            job_scope=self.job_scope,
-            script_scope=self.script_scope,
-            is_detached=lambda: self.is_detached,
-            deadline=deadline,
-        )
         try:
             async with self.job_scope:
+                await self._resolve_secrets()
+                self._warn_of_settings()
+                deadline = self._deadline()
+                self.job_scope.set_deadline(deadline)
+                self.path = self._make_path(deadline)
                 await self.path.run()
         except Stopped as stop:
             if stop.reason is StopReason.DETACHED:
@@ -269,9 +258,31 @@ class JobRun:
         else:
             return Outcome()
         finally:
-            if not self.is_detached:
-                await finish(self._tidy(self.path), within_s=TIDY_S)
+            # Before the secrets are there nothing is.
+            if not self.is_detached and not self._secrets.is_due:
+                await finish(self._tidy(self.path or self._make_path(self._deadline())), within_s=TIDY_S)
         return failure.outcome
+
+    def _make_path(self, deadline: float) -> JobPath:
+        scripts = ScriptRunner(
+            self._environment,
+            self._log,
+            self._steps,
+            is_detached=lambda: self.is_detached,
+            grace_s=lambda: self._grace_s,
+        )
+        return JobPath(
+            plan=self.plan,
+            environment=self._environment,
+            coordinator=self._coordinator,
+            job_log=self._log,
+            steps=self._steps,
+            scripts=scripts,
+            job_scope=self.job_scope,
+            script_scope=self.script_scope,
+            is_detached=lambda: self.is_detached,
+            deadline=deadline,
+        )
 
     async def _tidy(self, path: JobPath) -> None:
         try:
@@ -294,13 +305,23 @@ class JobRun:
         flags = self.plan.flags.header()
         if flags:
             self._log.plain(f"  {flags}", time_ns=now_ns)
-        if self.payload.secrets:
-            self._log.header("Resolving secrets", time_ns=now_ns)
-            for name in self.payload.secrets:
-                self._log.plain(f'Resolving secret "{name}"...', time_ns=now_ns)
-                self._log.warning("Not resolved: no resolver that can handle the secret", time_ns=now_ns)
+        self._steps.end(step)
+
+    async def _resolve_secrets(self) -> None:
+        """Stage 0; what comes out counts for everything behind it, the masks of the log included."""
+        if not self._secrets.is_due:
+            return
+        await self._secrets.take()
+        self.plan = make_plan(self.record, self.payload, self._kind)
+        self._log.mask(self.plan.variables.masks())
+        self._environment = self._executor.environment(self.plan.spec(orphan_grace_s=self._settings.orphan_grace_s))
+
+    def _warn_of_settings(self) -> None:
+        if self._steps.ended("settings") is not None:
+            return
+        step = self._steps.begin("settings", replayable=True)
         if self.plan.warnings:
-            self._log.warning("\n".join(self.plan.warnings), time_ns=now_ns)
+            self._log.warning("\n".join(self.plan.warnings), time_ns=step.at_ns)
         self._steps.end(step)
 
     def _deadline(self) -> float:

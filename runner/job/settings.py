@@ -56,6 +56,7 @@ class JobSettings:
     restore_cache_attempts: int
     cache_request_timeout_s: float
     artifact_download_attempts: int
+    secrets_attempts: int
     warnings: tuple[str, ...] = ()
 
 
@@ -148,8 +149,8 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     get_sources = reader.attempts("GET_SOURCES_ATTEMPTS")
     artifact_download = reader.attempts("ARTIFACT_DOWNLOAD_ATTEMPTS")
     restore_cache = reader.attempts("RESTORE_CACHE_ATTEMPTS")
-    for name in ("EXECUTOR_JOB_SECTION_ATTEMPTS", "SECRETS_RETRIEVAL_ATTEMPTS"):
-        reader.attempts(name)
+    reader.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS")
+    secrets = reader.attempts("SECRETS_RETRIEVAL_ATTEMPTS")
     disabled = []
     if debug_disabled:
         disabled = [
@@ -177,6 +178,7 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
         restore_cache_attempts=restore_cache,
         cache_request_timeout_s=60.0 * (cache_minutes if cache_minutes > 0 else 10),
         artifact_download_attempts=artifact_download,
+        secrets_attempts=secrets,
         warnings=(*disabled, *reader.warnings, *reader.clamped),
     )
 

@@ -80,6 +80,10 @@ class JobLog:
         """Whether further output is dropped."""
         return self._spool.is_full
 
+    def mask(self, values: Iterable[str]) -> None:
+        """From now on these values are the ones that are masked; only between stages."""
+        self._phrases = Phrases(tuple(values))
+
     def plain(self, text: str, *, time_ns: int) -> None:
         """A plain line."""
         self._line(CLEAR, text, RESET + b"\n", time_ns)

@@ -15,6 +15,7 @@ NEVER = {
     "runner.coordinator": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.trace": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.archive": ("runner.job", "runner.daemon", "runner.cli"),
+    "runner.secrets": ("runner.job", "runner.daemon", "runner.cli", "runner.config"),
     "runner.ops": ("runner.cli",),
     "runner.job": ("runner.daemon", "runner.cli", "runner.pipeline"),
     "runner.daemon": ("runner.cli", "runner.pipeline"),

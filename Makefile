@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 6
 
-.PHONY: demo test check unit contract e2e lint format types clean
+.PHONY: demo test check unit contract docker e2e lint format types clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
-test: lint types unit contract e2e
+test: lint types unit contract docker e2e
 
 check: lint types unit contract
 
@@ -37,6 +37,9 @@ unit: $(STAMP)
 
 contract: $(STAMP)
 	$(BIN)/pytest -n $(WORKERS) tests/contract
+
+docker: $(STAMP)
+	$(BIN)/pytest -n 4 tests/docker
 
 e2e: $(STAMP)
 	$(BIN)/pytest -n 4 tests/e2e

@@ -1,0 +1,229 @@
+"""The one owner of the connection to an engine: control calls in threads, streams on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import aiohttp
+import docker
+import docker.errors
+import docker.tls
+import requests
+
+from executors.docker.connection import Connection
+from executors.docker.errors import EngineUnreachable, engine_error
+from executors.docker.streams import Hijacked, read_head
+
+T = TypeVar("T")
+
+THREADS = 16
+# The longest answer that a call waits for; a container that is stopped may take its whole grace.
+CALL_TIMEOUT_S = 300
+CONNECT_TIMEOUT_S = 60.0
+ERROR_BYTES = 64 * 1024
+
+
+class Engine:
+    """An engine, connected to when it is first needed; used by all jobs of one runner entry, from one event loop.
+
+    Every method raises :class:`EngineUnreachable` when there is no engine, and :class:`EngineError` with the engine's own
+    words when it refuses.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    # Control calls
+
+    async def call(self, work: Callable[[docker.APIClient], T]) -> T:
+        """Do control calls in a thread. A call that was begun is not taken back when its caller is cancelled."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._guarded, work)
+
+    def _guarded(self, work: Callable[[docker.APIClient], T]) -> T:
+        with self._translated():
+            return work(self._connected())
+
+    def _connected(self) -> docker.APIClient:
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> docker.APIClient:
+        base_url = self.connection.base_url
+        if self.connection.socket_path is not None:
+            base_url = f"http+unix://{self.connection.socket_path}"
+            # Tried first: the library leaves a socket open where nobody listens.
+            with socket.socket(socket.AF_UNIX) as attempt:
+                attempt.connect(self.connection.socket_path)
+        folder = self.connection.certificates
+        tls: docker.tls.TLSConfig | bool = False
+        if folder is not None:
+            self.connection.ssl_context()
+            tls = docker.tls.TLSConfig(
+                client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")), ca_cert=str(folder / "ca.pem"), verify=True
+            )
+        client = docker.APIClient(
+            base_url=base_url,
+            version=self.connection.api_version or "auto",
+            timeout=CALL_TIMEOUT_S,
+            tls=tls,
+            max_pool_size=THREADS,
+        )
+        # What the daemon's environment says of proxies is not meant for the engine.
+        client.trust_env = False
+        client.max_redirects = 0
+        return client
+
+    async def api_version(self) -> tuple[int, int]:
+        """The version of the API that is spoken, as numbers: ``(1, 41)``."""
+        text = await self.call(lambda client: client.api_version)
+        major, _, minor = text.partition(".")
+        return int(major), int(minor)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except docker.errors.APIError as error:
+            raise engine_error(error.status_code or 0, str(error.explanation or error)) from error
+        except requests.exceptions.Timeout as error:
+            raise EngineUnreachable(f"the docker API at {self.connection.host} does not answer") from error
+        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: BaseException) -> EngineUnreachable:
+        host, path = self.connection.host, self.connection.socket_path
+        cause = _os_error(error)
+        if path is not None and isinstance(cause, FileNotFoundError | ConnectionRefusedError | PermissionError):
+            text = f"dial unix {path}: connect: {(os.strerror(cause.errno or 0)).lower()}"
+            advice = "check if the path is correct and if the daemon is running"
+            return EngineUnreachable(f"failed to connect to the docker API at {host}; {advice}: {text}")
+        return EngineUnreachable(f"error during connect to the docker API at {host}: {cause or error}")
+
+    # Streams
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request whose answer, or body, is as long as it wants: the response, its status checked.
+
+        ``path`` is behind the version (``/containers/x/logs``); ``data`` may be an asynchronous generator of bytes.
+        """
+        session = await self._streams()
+        url = await self._url(path)
+        try:
+            async with session.request(method, url, params=params, data=data, headers=headers, allow_redirects=False) as response:
+                if response.status >= 300:
+                    raise engine_error(response.status, _explanation(await response.content.read(ERROR_BYTES)))
+                yield response
+        except aiohttp.ClientError as error:
+            raise self._unreachable(error) from error
+
+    async def hijack(self, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Hijacked:
+        """A request whose connection becomes a pair of raw streams (attach, exec start)."""
+        url = await self._url(path)
+        target = urllib.parse.urlsplit(url)
+        query = urllib.parse.urlencode(params or {})
+        payload = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"POST {target.path}{'?' if query else ''}{query} HTTP/1.1\r\nHost: {target.netloc}\r\n"
+            "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+            f"Content-Length: {len(payload)}\r\n\r\n"
+        )
+        try:
+            found = Hijacked(*await self._dial(target))
+            try:
+                await found.send(head.encode() + payload)
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    status, rest = await read_head(found.reader)
+            except BaseException:
+                found.close()
+                raise
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        if status not in (101, 200):
+            found.close()
+            raise engine_error(status, _explanation(rest))
+        return found
+
+    async def _dial(self, target: urllib.parse.SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if self.connection.socket_path is not None:
+                return await asyncio.open_unix_connection(self.connection.socket_path)
+            context = self.connection.ssl_context() if target.scheme == "https" else None
+            port = target.port or (443 if target.scheme == "https" else 80)
+            return await asyncio.open_connection(target.hostname, port, ssl=context)
+
+    async def _url(self, path: str) -> str:
+        # The client is made, and the version agreed upon, by the first control call.
+        client = self._client
+        if client is None:
+            client = await self.call(lambda client: client)
+        return f"{self.connection.base_url}/v{client.api_version}{path}"
+
+    async def _streams(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: aiohttp.BaseConnector
+            if self.connection.socket_path is not None:
+                connector = aiohttp.UnixConnector(self.connection.socket_path, limit=0)
+            else:
+                connector = aiohttp.TCPConnector(ssl=self.connection.ssl_context() or True, limit=0)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, read_bufsize=1 << 20, auto_decompress=False
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close connections and threads; calls that are under way end by themselves."""
+        if self._session is not None:
+            await self._session.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+
+
+def _explanation(body: bytes) -> str:
+    text = body.decode(errors="replace").strip()
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text or "no explanation"
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The system's error at the root of what the libraries made of it."""
+    seen: set[int] = set()
+    found: OSError | None = None
+    pending: list[Any] = [error]
+    while pending:
+        one = pending.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno is not None and not isinstance(one, requests.exceptions.RequestException):
+            found = one
+        pending += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
+    return found

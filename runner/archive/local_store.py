@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ class LocalStore:
             return
         try:
             about = os.fstat(fd)
+            with contextlib.suppress(OSError):  # what was used lately is trimmed last
+                os.utime(fd, ns=(time.time_ns(), about.st_mtime_ns))
             yield Stored(fd, about.st_size, about.st_mtime_ns, _tag(fd))
         finally:
             os.close(fd)

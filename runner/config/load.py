@@ -21,12 +21,14 @@ from runner.config.model import (
     ArtifactConfig,
     Config,
     DaemonSettings,
+    DiskConfig,
     RunnerConfig,
     RunnerSettings,
     default_state_dir,
 )
 from runner.config.positions import Positions
 from runner.config.schema import Key, Type
+from runner.config.size import parse_size
 from runner.config.tables import executor_table
 
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
@@ -215,7 +217,12 @@ class _Reader:
             system_id=values.get("system_id", ""),
             pass_env=tuple(values.get("pass_env", ())),
             debug_endpoints=values.get("debug_endpoints", False),
+            disk=self._disk(values.get("disk", {})),
         )
+
+    def _disk(self, raw: Mapping[str, Any]) -> DiskConfig:
+        sizes = self.table(raw, schema.DISK, "pyrunner", "disk")
+        return DiskConfig(min_free_bytes=sizes.pop("min_free", 0), budgets=sizes)
 
     def _runner(self, raw: Any, index: int, labels: Mapping[str, str]) -> RunnerConfig:
         place = ("runners", index)
@@ -350,6 +357,8 @@ def _exact(value: Any, kind: Type) -> Any:
             return value if isinstance(value, bool) else None
         case Type.DURATION:
             return _duration(value) if isinstance(value, str) else None
+        case Type.SIZE:
+            return _size(value)
         case Type.TEXT_OR_LIST if isinstance(value, str):
             return [value]
         case Type.LIST | Type.TEXT_OR_LIST:
@@ -399,6 +408,15 @@ def _duration(text: str) -> float | None:
         return math.inf
     try:
         return parse_duration(text)
+    except ValueError:
+        return None
+
+
+def _size(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value >= 0 else None
+    try:
+        return parse_size(value) if isinstance(value, str) else None
     except ValueError:
         return None
 

@@ -20,6 +20,17 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "pyrunner"
 
 
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[pyrunner.disk]``, bytes. ``budgets`` has the kinds of things that are bounded."""
+
+    min_free_bytes: int = 0
+    budgets: dict[str, int] = {}
+
+    def budget(self, kind: str) -> int | None:
+        """What a kind of things may take; None where nobody bounds it."""
+        return self.budgets.get(kind)
+
+
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[pyrunner]``: keys that the reference does not know."""
 
@@ -31,6 +42,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     system_id: str = ""
     pass_env: tuple[str, ...] = ()
     debug_endpoints: bool = False
+    disk: DiskConfig = DiskConfig()
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 
 class Type(enum.StrEnum):
-    """What a value must be. ``SECONDS`` are plain integers, ``DURATION`` Go's notation or nanoseconds."""
+    """What a value must be. ``SECONDS`` are plain integers, ``DURATION`` Go's notation or nanoseconds, ``SIZE`` bytes,
+    plain or with a unit."""
 
     STRING = "string"
     INTEGER = "integer"
@@ -19,6 +20,7 @@ class Type(enum.StrEnum):
     OPTIONAL_BOOLEAN = "optional boolean"
     SECONDS = "seconds"
     DURATION = "duration"
+    SIZE = "size"
     LIST = "list of strings"
     STRING_MAP = "table of strings"
     BOOLEAN_MAP = "table of booleans"
@@ -76,6 +78,11 @@ PYRUNNER: tuple[Key, ...] = (
     Key(name="system_id", type=Type.STRING),
     Key(name="pass_env", type=Type.LIST),
     Key(name="debug_endpoints", type=Type.BOOLEAN),
+    Key(name="disk", type=Type.TABLE),
+)
+DISK: tuple[Key, ...] = tuple(
+    Key(name=name, type=Type.SIZE)
+    for name in ("min_free", "go", "caches", "workspaces", "volumes", "images", "records", "mirrors")
 )
 RUNNER_PYRUNNER: tuple[Key, ...] = (
     Key(name="shutdown_mode", type=Type.STRING),

@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from executors.base import ExecutorError
 from runner import logs
-from runner.config.model import Config, RunnerConfig
+from runner.config.model import Config, DiskConfig, RunnerConfig
 from runner.config.system_id import load_system_id
 from runner.coordinator.registration import CallResult
 from runner.daemon.connections import Connections
+from runner.daemon.disk import disk_budget
 from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
 from runner.daemon.options import RunOptions
@@ -27,6 +29,7 @@ from runner.daemon.restart import KeptSignals, inherited_lock, problem_of_new_co
 from runner.daemon.rotation import Rotation
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
+from runner.disk.metrics import DiskMetrics
 from runner.errors import RunnerError
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
@@ -138,6 +141,7 @@ class Daemon:
                         ("progress", self._tell_progress),
                         ("reports", self._jobs.report_later),
                         ("rotation", self._rotation.run),
+                        ("disk", self._disk.run),
                     )
                 ]
                 self._services = services
@@ -171,6 +175,9 @@ class Daemon:
             connection_max_age_s=config.connection_max_age_s,
             observer=lambda runner: RequestMetrics(self._metrics, runner),
         )
+        self._disk = disk_budget(lambda: self._config)
+        self._disk.on_change = self._jobs_changed
+        self._metrics.registry.register(DiskMetrics(self._disk))
         self._jobs = Jobs(
             store=self._store,
             connections=self._connections,
@@ -179,6 +186,7 @@ class Daemon:
             job_user=self._options.user,
             on_change=self._jobs_changed,
             events=self._metrics,
+            disk=self._disk,
         )
         health = Health(time.monotonic)
         self._scheduler = Scheduler(
@@ -187,6 +195,7 @@ class Daemon:
             run_job=self._jobs.run_offer,
             health=health,
             events=self._metrics,
+            has_room=self._disk.has_room,
         )
         self._watcher = Watcher(self._file, self._load, failed=lambda: self._metrics.configuration("loading_error"))
         self._rotation = Rotation(self._file, reset=self._reset_token, apply=self._apply)
@@ -412,7 +421,8 @@ class Daemon:
         )
 
     def _jobs_changed(self) -> None:
-        self._notifier.status(f"{len(self._jobs.running)} of {self._config.concurrent} jobs running")
+        behind = ", the disk is full: no jobs are requested" if self._disk.is_low else ""
+        self._notifier.status(f"{len(self._jobs.running)} of {self._config.concurrent} jobs running{behind}")
 
     async def _beat(self) -> None:
         """Show that the event loop turns."""
@@ -471,5 +481,11 @@ def _log_changes(before: Config, after: Config) -> None:
         if key not in new:
             log.info("runner removed", runner=runner.short_token, runner_name=runner.name)
     for name in ("listen_address", "pyrunner"):
-        if getattr(before, name) != getattr(after, name):
+        if _fixed(before, name) != _fixed(after, name):
             log.warning(f"{name} changed: restart needed")
+
+
+def _fixed(config: Config, name: str) -> object:
+    """What counts from the start on only."""
+    own = msgspec.structs.replace(config.pyrunner, disk=DiskConfig())
+    return own if name == "pyrunner" else getattr(config, name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from executors.base import Executor, JobSpec
+from executors.disk import KeepsOnDisk
 from executors.registry import KINDS, HostSettings
 from runner.config.model import Config, RunnerConfig, runner_from_json, runner_to_json
 from runner.coordinator.payload import JobPayload, decode, salvage
@@ -22,9 +24,11 @@ from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease
 from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
+from runner.disk.budget import DiskBudget
 from runner.errors import PayloadInvalid, RunnerError
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
+from runner.job.plan import make_plan
 from runner.job.record import (
     MAX_ADOPTIONS_WITHOUT_PROGRESS,
     Accepted,
@@ -82,6 +86,7 @@ class Jobs:
         job_user: str | None,
         on_change: Callable[[], None] = lambda: None,
         events: JobEvents | None = None,
+        disk: DiskBudget | None = None,
         orphan_grace_s: float | None = None,
     ) -> None:
         self._store = store
@@ -91,6 +96,7 @@ class Jobs:
         self._job_user = job_user
         self._on_change = on_change
         self._events = events
+        self._disk = disk
         self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
         self._opening = asyncio.Lock()
@@ -121,6 +127,8 @@ class Jobs:
                 executor = KINDS[name].load(host)
                 await executor.open()
                 self._executors[name] = executor
+                if self._disk is not None and isinstance(executor, KeepsOnDisk):
+                    self._disk.add(*executor.disk_kinds())
         return self._executors[name]
 
     def _secret_variables(self) -> frozenset[str]:
@@ -226,11 +234,30 @@ class Jobs:
         try:
             record = self._store.load(directory)
             payload, runner, accepted = record.payload, runner_from_json(record.accepted.runner), record.accepted
+            places = self._places(record, payload, runner)
             record.close()
         except (RunnerError, msgspec.DecodeError) as error:
             return self._unusable(directory, str(error))
         lease = Lease(token=runner.token, concurrent_id=accepted.concurrent_id, project_slot=accepted.project_slot)
-        return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=lambda: self.adopt(directory))
+        if self._disk is not None:
+            self._disk.holds.hold(places)  # from here on, whenever the job's turn comes
+
+        async def work() -> None:
+            try:
+                await self.adopt(directory)
+            finally:
+                if self._disk is not None:
+                    self._disk.holds.release(places)
+
+        return Adoption(runner=runner, lease=lease, project_id=payload.job_info.project_id, work=work)
+
+    def _places(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Sequence[str]:
+        """Directories that the job of a record works in; none where nobody can say."""
+        try:
+            return (make_plan(record, payload, KINDS[runner.executor]).directories.project,)
+        except Exception as error:
+            log.exception("directories of a job are unknown", record=record.directory.name, error=str(error))
+            return ()
 
     def _unfinished(self, directory: Path) -> Adoption | None:
         """A body that was received and no more: the job has not begun, and begins now."""
@@ -331,7 +358,8 @@ class Jobs:
                     run.detach()
                 elif self._signal:
                     run.interrupt(self._signal, grace_s=self._grace_s)
-                result = await run.run()
+                async with self._held(run):
+                    result = await run.run()
                 if result is ReportResult.UNREPORTED:
                     self.unreported[name] = lambda: self.adopt(record.directory)
                 if result is not None:
@@ -342,6 +370,10 @@ class Jobs:
             if self._events is not None and run.outcome is not None:
                 seconds = (time.time_ns() - record.accepted.accepted_at_ns) / 1e9
                 self._events.job_ended(runner, run.outcome.reason, seconds)
+
+    def _held(self, run: JobRun) -> contextlib.AbstractAsyncContextManager[None]:
+        """The time in which nothing that the job works with is trimmed."""
+        return contextlib.nullcontext() if self._disk is None else self._disk.held([run.plan.directories.project])
 
     def _interrupted_reason(self, payload: JobPayload) -> str:
         reason = self._config().pyrunner.interrupted_failure_reason

@@ -74,7 +74,9 @@ class _Turns:
 
 
 class Scheduler:
-    """Takes turns until :meth:`drain`. ``run_job`` runs an offered job to its end and never raises."""
+    """Takes turns until :meth:`drain`. ``run_job`` runs an offered job to its end and never raises. ``has_room`` tells, and
+    may take a while to find out, whether the disk has room for another job.
+    """
 
     def __init__(
         self,
@@ -84,12 +86,14 @@ class Scheduler:
         run_job: Callable[[Offer], Awaitable[None]],
         health: Health,
         events: Events,
+        has_room: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._config = config
         self._request = request
         self._run_job = run_job
         self._health = health
         self._events = events
+        self._has_room = has_room
         self._counters: dict[str, TokenCounters] = {}
         self._turns = _Turns()
         self._draining = asyncio.Event()
@@ -225,6 +229,9 @@ class Scheduler:
             self._requeue(runner)
 
     async def _ask_and_run(self, runner: RunnerConfig, counters: TokenCounters, lease: Lease) -> None:
+        if self._has_room is not None and not await self._has_room():
+            self._events.feed_failed(runner)
+            return
         result = await self._ask(runner, counters)
         task = asyncio.current_task()
         if task is not None:

@@ -43,6 +43,20 @@ def slug(repo_url: str, project_id: int) -> str:
     return fallback if ".." in cleaned else cleaned
 
 
+def builds_root(builds_dir: str, working_dir: str) -> str:
+    """Where the projects of a runner entry are."""
+    return posixpath.normpath(posixpath.join(working_dir, _filled(builds_dir, working_dir, "builds")))
+
+
+def cache_root(cache_dir: str, working_dir: str) -> str:
+    """Where the caches of a runner entry are."""
+    return posixpath.normpath(posixpath.join(working_dir, _filled(cache_dir, working_dir, "cache")))
+
+
+def _filled(configured: str, working_dir: str, name: str) -> str:
+    return configured.replace("$PWD", working_dir) or posixpath.join(working_dir, name)
+
+
 def place(
     *,
     working_dir: str,
@@ -55,17 +69,16 @@ def place(
     is_empty_strategy: bool,
 ) -> Directories:
     """The directories of a job that asks for no others."""
-    builds = builds_dir.replace("$PWD", working_dir) or posixpath.join(working_dir, "builds")
-    cache = cache_dir.replace("$PWD", working_dir) or posixpath.join(working_dir, "cache")
-    root = posixpath.normpath(posixpath.join(working_dir, builds))
+    builds = _filled(builds_dir, working_dir, "builds")
+    root, caches = builds_root(builds_dir, working_dir), cache_root(cache_dir, working_dir)
     slot = f"{short_token}/{project_slot}" if shared else ""
     suffix = "-empty" if is_empty_strategy else ""
     return Directories(
         builds=builds,
         project=posixpath.normpath(posixpath.join(root, slot, name)) + suffix,
         shown=posixpath.normpath(posixpath.join(builds, slot, name)) + suffix,
-        cache=posixpath.normpath(posixpath.join(working_dir, cache, name)) + suffix,
-        cache_root=posixpath.normpath(posixpath.join(working_dir, cache)),
+        cache=posixpath.normpath(posixpath.join(caches, name)) + suffix,
+        cache_root=caches,
     )
 
 

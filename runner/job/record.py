@@ -30,6 +30,8 @@ log = structlog.get_logger()
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Adoption that breaks this often sets a record aside: one bad record must not stop the daemon.
 SETTLED = "adoption settled"
+SET_ASIDE = "set-aside"
+KEPT = "kept"
 REMOVED = ".removed-"
 MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
 MAX_SET_ASIDE = 50
@@ -281,7 +283,7 @@ class RecordStore:
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._jobs = state_dir / "jobs"
-        self._aside = state_dir / "set-aside"
+        self._aside = state_dir / SET_ASIDE
         self._lock_fd = -1
 
     @property

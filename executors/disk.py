@@ -1,0 +1,60 @@
+"""What is kept on a disk and may go when room is needed: the contract between whoever keeps it and the disk budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that goes as a whole. ``name`` is unique in its kind; of directories it is the absolute path.
+
+    ``size_bytes`` is what its removal gives back, ``last_used_ns`` Unix nanoseconds. ``in_use`` is what the keeper itself
+    knows of its use; what running jobs hold is known to the budget. ``device`` is the file system (``st_dev``), 0 where
+    nobody knows it.
+    """
+
+    name: str
+    size_bytes: int
+    last_used_ns: int
+    in_use: bool = False
+    device: int = 0
+
+
+class DiskKind(Protocol):
+    """Things of one kind, bounded together by the key of ``[pyrunner.disk]`` that ``name`` is.
+
+    Each method may take as long as it needs and may be cancelled; two of them never run at once. Errors are logged by
+    the caller, who tries again later: :class:`OSError`, :class:`executors.base.ExecutorError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """``go``, ``caches``, ``workspaces``, ``volumes``, ``images``, ``records`` or ``mirrors``."""
+        ...
+
+    async def items(self) -> Sequence[Item]:
+        """Everything that there is of this kind."""
+        ...
+
+    async def take_away(self, items: Sequence[Item]) -> None:
+        """Make items unusable for good: at once, and each whole or not at all, whatever dies in between.
+
+        No job begins to use one of them before this returns. One that is gone, or found to be in use, is passed over.
+        """
+        ...
+
+    async def sweep(self) -> None:
+        """Give the room of everything that was taken away back to the disk, also what an earlier process took away."""
+        ...
+
+
+@runtime_checkable
+class KeepsOnDisk(Protocol):
+    """An executor that keeps more on a disk than the directories of jobs."""
+
+    def disk_kinds(self) -> Sequence[DiskKind]:
+        """What it keeps; asked for once, after it was opened."""
+        ...

@@ -41,6 +41,7 @@ log = structlog.get_logger()
 READ_BYTES = 1024 * 1024
 LOGIN_TIMEOUT_S = 30.0
 LOCK_POLL_S = 0.05
+SUPERVISOR_TRIES = 10
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
 
 
@@ -97,10 +98,19 @@ class ShellEnvironment:
             "orphan_grace": self._spec.orphan_grace_s,
             "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user.switch else None,
         }
-        is_new = await self._executor.parent.spawn(request)
-        await self._link.connect()
-        # A supervisor knows the runs that it started; those of an earlier one that left no status are lost.
-        self._alive = set() if is_new else set((await self._link.call("runs"))["runs"])
+        for attempt in range(1, SUPERVISOR_TRIES + 1):
+            is_new = await self._executor.parent.spawn(request)
+            try:
+                await self._link.connect()
+                # A supervisor knows the runs that it started; those of an earlier one that left no status are lost.
+                self._alive = set() if is_new else set((await self._link.call("runs"))["runs"])
+            except EnvironmentLost as error:
+                # It was just ending, with nothing left to do and nobody connected; the next try starts another.
+                if attempt == SUPERVISOR_TRIES:
+                    raise PrepareError(str(error)) from error
+                await asyncio.sleep(LOCK_POLL_S)
+            else:
+                return
 
     async def describe(self) -> tuple[str, ...]:
         """The line of the prepare stage."""

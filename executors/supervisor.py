@@ -89,7 +89,7 @@ class Supervisor:
         self.expired = False
         self.runs: dict[str, Run] = {}
         self.readers: dict[int, tuple[Run, int]] = {}
-        self.file_jobs: dict[int, tuple[int, list[bytes]]] = {}
+        self.file_jobs: dict[int, tuple[int | None, list[bytes]]] = {}
         self.stops: list[Stop] = []
         self.known_leftovers: set[int] = set()
         self.wake_read = -1
@@ -164,7 +164,10 @@ class Supervisor:
         self.epoll.register(client, select.EPOLLIN)
 
     def drop_client(self) -> None:
-        """The daemon is gone, or replaced."""
+        """The daemon is gone, or replaced. The next one counts its requests anew: what this one asked is answered to nobody."""
+        self.file_jobs = {fd: (None, parts) for fd, (_, parts) in self.file_jobs.items()}
+        for stop in self.stops:
+            stop.reply = None
         if self.client is not None:
             self.epoll.unregister(self.client)
             self.client.close()
@@ -197,6 +200,11 @@ class Supervisor:
             return
         self.outbox += json.dumps(message).encode() + b"\n"
         self.flush()
+
+    def answer(self, number: int | None, message: Message) -> None:
+        """Answer a request of the daemon that is connected now."""
+        if number is not None:
+            self.send({"id": number, **message})
 
     def flush(self) -> None:
         """Send what fits."""
@@ -406,7 +414,10 @@ class Supervisor:
             "leftovers": leftovers,
         }
         content = json.dumps(result).encode()
-        run_fd = os.open(run.name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        try:
+            run_fd = os.open(run.name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
+        except OSError:
+            return  # a tool that nobody waits for any more, its directory went with the one who did
         try:
             fd = os.open(NEW_STATUS, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=run_fd)
             write_all(fd, content)
@@ -453,7 +464,7 @@ class Supervisor:
                 left = descendants(os.getpid())
             if not left and not (self.runs and stop.only is None):
                 self.stops.remove(stop)
-                self.send({"id": stop.reply})
+                self.answer(stop.reply, {})
             elif left and time.monotonic() >= stop.deadline and stop.only is None:
                 kill_below(os.getpid())
             elif left and time.monotonic() >= stop.deadline:
@@ -527,7 +538,7 @@ class Supervisor:
         os.close(fd)
         del self.file_jobs[fd]
         answer = json.loads(b"".join(parts)) if parts else {"error": "the file operation was killed"}
-        self.send({"id": reply, **answer})
+        self.answer(reply, answer)
 
 
 def reserve(run_fd: int) -> bool:

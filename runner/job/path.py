@@ -129,27 +129,40 @@ class JobPath:
     # Preparation
 
     async def _prepare(self) -> None:
+        was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
         await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
+        if was_made:
+            await self._make_place(lambda _: None)
         await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
 
     async def _prepare_executor(self, step: Step) -> None:
         if self._plan.misconfigured is not None:
             raise self._plan.misconfigured
-        for attempt in range(1, PREPARE_TRIES + 1):
-            try:
-                await self._environment.prepare()
-                break
-            except PrepareError as error:
-                now_ns = time.time_ns()
-                self._log.error(f"Preparation failed: {error}", time_ns=now_ns)
-                self._log.info("Will be retried in 3s ...", time_ns=now_ns)
-                await asyncio.sleep(PREPARE_PAUSE_S)
-                if attempt == PREPARE_TRIES:
-                    raise failure_of(error) from error
+
+        def say(error: PrepareError) -> None:
+            now_ns = time.time_ns()
+            self._log.error(f"Preparation failed: {error}", time_ns=now_ns)
+            self._log.info("Will be retried in 3s ...", time_ns=now_ns)
+
+        await self._make_place(say)
         for line in await self._environment.describe():
             self._log.plain(line, time_ns=step.at_ns)
         if self._plan.payload.run:
             raise misconfigured(NO_STEPS)
+
+    async def _make_place(self, on_failure: Callable[[PrepareError], None]) -> None:
+        """Make the job's place, or find the one that an earlier process made."""
+        for attempt in range(1, PREPARE_TRIES + 1):
+            try:
+                await self._environment.prepare()
+                return
+            except PrepareError as error:
+                if self._is_detached():
+                    raise
+                on_failure(error)
+                await asyncio.sleep(PREPARE_PAUSE_S)
+                if attempt == PREPARE_TRIES:
+                    raise failure_of(error) from error
 
     async def _prepare_script(self, step: Step) -> None:
         files = self._environment.files
@@ -402,6 +415,9 @@ class JobPath:
 
     async def _take(self, stage: str, body: Body, *, key: str = "", script: bool = False) -> None:
         """Take a stage with its section and headline, unless an earlier process saw it end."""
+        if self._job_scope.reason is not None:
+            # The cancel of the stage before was lost on its way: what ends the job ends it here.
+            raise Stopped(self._job_scope.reason)
         name = key or str(stage)
         self.stage = str(stage)
         ended = self._steps.ended(name)
@@ -415,13 +431,13 @@ class JobPath:
         self._log.header(headline(stage, self._plan.kind.name), time_ns=step.at_ns)
         try:
             await body(step)
-        except JobFailure as failure:
+        except (JobFailure, ExecutorError) as error:
+            if self._is_detached():
+                # Broken by letting go of it, for all that is known: the next process takes the stage again.
+                raise Stopped(StopReason.DETACHED) from error
+            failure = error if isinstance(error, JobFailure) else failure_of(error)
             self._close(step, stage, failure)
-            raise
-        except ExecutorError as error:
-            lost = failure_of(error)
-            self._close(step, stage, lost)
-            raise lost from error
+            raise failure from error.__cause__ if failure is error else error
         except (Stopped, asyncio.CancelledError):
             if not self._is_detached():
                 self._was_cut = True

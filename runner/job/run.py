@@ -239,6 +239,7 @@ class JobRun:
         if self.plan.refused is not None:
             return self.plan.refused.outcome
         self._header()
+        failure: JobFailure | None
         try:
             async with self.job_scope:
                 await self._resolve_secrets()
@@ -256,12 +257,15 @@ class JobRun:
         except ExecutorError as error:
             failure = failure_of(error)
         else:
-            return Outcome()
+            failure = None
         finally:
             # Before the secrets are there nothing is.
             if not self.is_detached and not self._secrets.is_due:
                 await finish(self._tidy(self.path or self._make_path(self._deadline())), within_s=TIDY_S)
-        return failure.outcome
+        if self.is_detached:
+            # Let go at the very end: the next process finds the stages ended, and concludes.
+            return None
+        return Outcome() if failure is None else failure.outcome
 
     def _make_path(self, deadline: float) -> JobPath:
         scripts = ScriptRunner(

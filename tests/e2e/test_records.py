@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -71,6 +72,43 @@ async def test_a_stage_that_was_cut_off_behind_its_hook_is_shown_once(fake: Fake
     assert job.log_is_whole()
     assert len(re.findall(r"section_start:\d+:get_sources", job.log)) == 1
     assert job.log.count("first hook\n") == 1
+
+
+async def test_a_supervisor_that_is_just_ending_costs_nothing(fake: FakeCoordinator, make_daemon: Make) -> None:
+    """It holds its lock and takes connections, but answers nobody any more."""
+    daemon = make_daemon()
+    found = job_payload(
+        1,
+        ["echo content > file", "exit 7"],
+        variables={"GIT_STRATEGY": "none"},
+        artifacts=[{"paths": ["file"], "when": "always", "artifact_type": "archive", "artifact_format": "zip"}],
+    )
+    fake.faults.add("POST .*/artifacts", "status", 1, status=503)
+    job = fake.add_job(found)
+    daemon.start()
+    await fake.until(lambda: any(request.path.endswith("/artifacts") for request in fake.requests))
+    daemon.kill()
+    record = next(daemon.state.glob("jobs/*/journal.jsonl")).parent
+    with (record / "supervisor.lock").open("rb") as lock:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        connections: list[None] = []
+
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(None)
+            writer.close()
+
+        (record / "control.sock").unlink()
+        place = os.open(record, os.O_RDONLY)
+        server = await asyncio.start_unix_server(hang_up, f"/proc/self/fd/{place}/control.sock")
+        os.close(place)
+        daemon.start()
+        # More than a daemon tries at once.
+        await until(lambda: len(connections) >= 15)
+        server.close()
+    await asyncio.wait_for(job.ended.wait(), 30)
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 7)
+    assert [artifact.kind for artifact in job.artifacts] == ["archive"], job.log
 
 
 async def test_a_restart_in_place_lets_a_stage_end(fake: FakeCoordinator, make_daemon: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -160,6 +161,32 @@ async def test_cancelling_a_tool_ends_it(place: ShellEnvironment, tmp_path: Path
     async with asyncio.timeout(10):
         while Path(f"/proc/{pid}").exists():
             await asyncio.sleep(0.02)
+    await place.kill_tools()
+    await place.start("1", Script(text=b"exit 4\n", stage="x"))
+    assert (await place.wait("1")).exit_code == 4, "the supervisor lives on"
+
+
+async def test_what_one_daemon_asked_is_not_answered_to_the_next(place: ShellEnvironment, tmp_path: Path) -> None:
+    await place.start("1", Script(text=b"trap '' TERM; echo ready; while true; do sleep 0.05; done\n", stage="x"))
+    async for piece in place.follow("1"):
+        if b"ready" in piece.data:
+            break
+    stop = asyncio.create_task(place.stop("1", grace_s=1))
+    await asyncio.sleep(0)
+    await place.detach()
+    stop.cancel()
+    record = os.open(tmp_path / "record", os.O_RDONLY)
+    reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{record}/control.sock")
+    os.close(record)
+    async with asyncio.timeout(20):
+        while not (tmp_path / "record" / "run-1" / "status").exists():
+            await asyncio.sleep(0.02)
+        writer.write(b'{"command": "runs", "id": 99}\n')
+        messages: list[dict[str, object]] = []
+        while not messages or messages[-1].get("id") != 99:
+            messages.append(json.loads(await reader.readline()))
+    writer.close()
+    assert [message["id"] for message in messages if "id" in message] == [99]
 
 
 async def test_files_are_never_reached_through_planted_links(place: ShellEnvironment, tmp_path: Path) -> None:

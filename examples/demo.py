@@ -13,7 +13,7 @@ from pathlib import Path
 from examples.coordinator import RUNNER_TOKEN, DemoCoordinator, DemoJob, job_payload, print_log
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent / ".demo"
+ROOT = Path(os.environ.get("DEMO_DIR", HERE.parent / ".demo"))
 HALF_WAY = b"soak test 3 of 6"
 DEADLINE_S = 180.0
 SHELL_SCRIPT = [

@@ -324,7 +324,7 @@ class PrepareError(ExecutorError):
     """The place to run could not be made; trying again may help."""
 
 
-class ImagePullError(PrepareError):
+class ImagePullError(ExecutorError):
     """An image could not be pulled."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from executors.base import Entry, Workspace
-from runner.archive.glob import BadPattern, alternatives, relative, split_static
+from executors.glob import BadPattern, alternatives, relative, split_static
 from runner.archive.match import ROOT
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from executors.base import Entry
-from runner.archive.glob import BadPattern, alternatives, is_everything, matcher, relative, split_static, walker
+from executors.glob import BadPattern, alternatives, is_everything, matcher, relative, split_static, walker
 
 HOPS_MAX = 40
 ROOT = "."

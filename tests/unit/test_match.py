@@ -12,7 +12,7 @@ import pytest
 
 from executors.base import Entry, Workspace
 from executors.file_operations import list_tree
-from runner.archive.glob import matcher, relative
+from executors.glob import matcher, relative
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Selection, select
 from tests.contract import golden

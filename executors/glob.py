@@ -1,4 +1,4 @@
-"""Patterns of ``paths`` and ``exclude``: doublestar globs as the reference reads them (``job-lifecycle.md`` 13.2).
+"""Patterns of paths and of images: doublestar globs as the reference reads them (``job-lifecycle.md`` 13.2).
 
 ``*`` and ``?`` stay within one component, ``**`` as a whole component is any depth, ``[a-z]`` ``[!a]`` ``[^a]`` are
 classes, ``{a,b}`` alternatives (also across components), a backslash escapes. Everything else is literal, dots in front

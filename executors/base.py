@@ -11,7 +11,7 @@ import enum
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Stream(enum.IntEnum):
@@ -90,6 +90,19 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A directory of this host (``source``) that the job's processes see at ``target``, an absolute path, and nobody else.
+
+    ``per_image`` asks for a directory of its own below ``source`` for every image, where there are images.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+    per_image: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What an executor needs to know of a job; the same for the daemon that accepted it and for one that adopts it.
 
@@ -100,7 +113,8 @@ class JobSpec:
     ``output_limit_bytes`` bounds what one run may write to disk; past it output is dropped and ``truncated`` is set.
     ``deadline_unix_s`` is when a supervisor without a daemon must end the job by itself (job timeout plus a margin).
     ``orphan_grace_s`` is how long it goes on once no daemon is connected: None keeps it until the script ends.
-    ``environment`` is added to what every process of the job gets from the executor.
+    ``environment`` is added to what every process of the job gets from the executor. ``mounts`` are seen by its processes
+    only; an executor that does not say :class:`SharesDirectories` gets none.
     """
 
     job_id: int
@@ -114,6 +128,7 @@ class JobSpec:
     orphan_grace_s: float | None = None
     kill_leftovers: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
     image: ImageSpec | None = None
     services: tuple[ServiceSpec, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -313,6 +328,29 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Give back what is shared; jobs that run go on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """How directories of this host come to jobs.
+
+    With ``problem`` empty they can be mounted for one job alone, so that others know of them what they are told. Otherwise
+    ``problem`` says why not, and a job can be given paths of this host at most. ``uid`` and ``gid`` are whose processes the
+    jobs' are; None: those of an image, anybody's.
+    """
+
+    problem: str = ""
+    uid: int | None = None
+    gid: int | None = None
+
+
+@runtime_checkable
+class SharesDirectories(Protocol):
+    """An executor whose jobs can be given directories of this host."""
+
+    async def sharing(self, user: str | None) -> Sharing:
+        """How, for jobs of this account (None: the daemon's own). Raises :class:`ExecutorError`."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from executors.base import (
     OutputSink,
     PrepareError,
     Script,
+    Sharing,
     Stream,
     Workspace,
     WorkspaceError,
@@ -51,6 +53,7 @@ class ShellExecutor:
     def __init__(self, host: HostSettings) -> None:
         self._host = host
         self.parent = WarmParent()
+        self._views_problem: str | None = None
         self.logins: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
 
     async def open(self) -> None:
@@ -66,6 +69,14 @@ class ShellExecutor:
         return job_environment(
             user, self._host.environment or os.environ, pass_env=self._host.pass_env, hidden=self._host.hidden_env()
         )
+
+    async def sharing(self, user: str | None) -> Sharing:
+        """Mounts for one job alone need root, and jobs that are not root's: those could undo them."""
+        found = account(user)
+        if self._views_problem is None and found.switch:
+            self._views_problem = await self.parent.views_problem()
+        problem = self._views_problem if found.switch else "jobs run under the account of the runner itself"
+        return Sharing(problem=problem or "", uid=found.uid, gid=found.gid)
 
     async def close(self) -> None:
         """Let the warm parent end; supervisors and their scripts go on."""
@@ -97,6 +108,7 @@ class ShellEnvironment:
             "deadline": self._spec.deadline_unix_s,
             "orphan_grace": self._spec.orphan_grace_s,
             "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user.switch else None,
+            "mounts": [dataclasses.asdict(mount) for mount in self._spec.mounts],
         }
         for attempt in range(1, SUPERVISOR_TRIES + 1):
             is_new = await self._executor.parent.spawn(request)

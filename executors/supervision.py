@@ -145,17 +145,25 @@ class WarmParent:
 
     async def spawn(self, request: dict[str, Any]) -> bool:
         """Have a supervisor forked; False when the record has one already. Raises :class:`PrepareError`."""
+        answer = await self._ask(request)
+        if "error" in answer:
+            raise PrepareError(f"cannot start a supervisor: {answer['error']}")
+        return not answer["held"]
+
+    async def views_problem(self) -> str:
+        """Why jobs cannot have a view of their own of the file system; empty when they can."""
+        answer = await self._ask({"probe": True})
+        return str(answer.get("error", ""))
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self.start()
         assert self._lines is not None
         number, future = self._calls.open()
         self._lines.send({**request, "id": number})
         try:
-            answer = await future
+            return await future
         except EnvironmentLost as error:
             raise PrepareError("the parent process of the supervisors died; it is started again") from error
-        if "error" in answer:
-            raise PrepareError(f"cannot start a supervisor: {answer['error']}")
-        return not answer["held"]
 
     def close(self) -> None:
         """Let the process end; the supervisors live on."""

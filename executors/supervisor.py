@@ -18,6 +18,7 @@ import time
 
 from executors.file_operations import operate, send_files, write_all
 from executors.frames import FRAME
+from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
@@ -77,6 +78,8 @@ class Supervisor:
         self.lock_fd = lock_fd
         self.listener = listener
         self.user = request.get("user")
+        self.mounts = request.get("mounts", [])
+        self.view: View | None = None
         self.roots = request.get("roots", [])
         self.deadline = request.get("deadline")
         self.orphan_grace = request.get("orphan_grace")
@@ -255,6 +258,7 @@ class Supervisor:
     def start(self, request: Message) -> bool:
         """Start a run, once and for all: False when it was started before."""
         name = request["run"]
+        self.open_view()
         run_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd)
         opened = []
         try:
@@ -285,6 +289,11 @@ class Supervisor:
         self.runs[name] = run
         return True
 
+    def open_view(self) -> None:
+        """What the job alone sees is there before the first of its processes."""
+        if self.mounts and self.view is None:
+            self.view = make_view(self.mounts)
+
     def make_pipe(self, opened: list[int]) -> tuple[int, int]:
         """A large pipe that the job's user may open again through /proc; its ends are added to ``opened``."""
         read_fd, write_fd = os.pipe()
@@ -310,6 +319,8 @@ class Supervisor:
                 except (OSError, ValueError):
                     pass
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            if self.view is not None:
+                self.view.enter()
             self.drop_privileges()
             os.chdir(request["cwd"])
             execute(request["argv"], request["env"])

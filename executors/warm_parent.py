@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 
+from executors.namespaces import make_view
 from executors.supervisor import Supervisor
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
@@ -42,7 +43,8 @@ def main() -> None:
         buffer += data
         while b"\n" in buffer:
             line, _, buffer = buffer.partition(b"\n")
-            answer = spawn(link, libc, json.loads(line))
+            request = json.loads(line)
+            answer = probe(request) if request.get("probe") else spawn(link, libc, request)
             if answer is None:
                 return
             link.sendall(json.dumps(answer).encode() + b"\n")
@@ -57,6 +59,15 @@ def reap() -> None:
             return
         if not pid:
             return
+
+
+def probe(request: Message) -> Message:
+    """Whether jobs can have a view of their own of the file system."""
+    try:
+        make_view([]).close()
+    except OSError as error:
+        return {"id": request["id"], "error": error.strerror}
+    return {"id": request["id"]}
 
 
 def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message | None:

@@ -1,10 +1,23 @@
 package main
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 )
+
+func get(t *testing.T, target string) string {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	Service(zap.NewNop()).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, target, nil))
+	if answer.Code != http.StatusOK {
+		t.Fatalf("%s: got %d", target, answer.Code)
+	}
+	return answer.Body.String()
+}
 
 func TestGreetingNamesTheCaller(t *testing.T) {
 	if got := Greeting(" Ada "); got != "Hello, Ada!" {
@@ -18,10 +31,15 @@ func TestGreetingWithoutANameGreetsTheWorld(t *testing.T) {
 	}
 }
 
-func TestHandlerAnswersInPlainWords(t *testing.T) {
-	answer := httptest.NewRecorder()
-	handler(answer, httptest.NewRequest("GET", "/?name=Ada", nil))
-	if !strings.HasPrefix(answer.Body.String(), "Hello, Ada!") {
-		t.Fatalf("got %q", answer.Body.String())
+func TestServiceAnswersInPlainWords(t *testing.T) {
+	if got := get(t, "/?name=Ada"); !strings.HasPrefix(got, "Hello, Ada!") {
+		t.Fatalf("got %q", got)
+	}
+}
+
+func TestServiceCountsItsGreetings(t *testing.T) {
+	get(t, "/")
+	if got := get(t, "/vars"); !strings.Contains(got, `"greetings": `) {
+		t.Fatal("the count is missing")
 	}
 }

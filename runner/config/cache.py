@@ -32,6 +32,10 @@ class Reader(Protocol):
         """Say what is odd."""
         ...
 
+    def fail(self, code: str, text: str, *place: str | int, hint: str = "") -> None:
+        """Say what takes something out of use."""
+        ...
+
 
 def cache(reader: Reader, raw: Any, place: tuple[str | int, ...]) -> CacheConfig:
     """The table, as far as it can be used."""

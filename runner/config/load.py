@@ -17,6 +17,7 @@ from runner.config import schema
 from runner.config.cache import cache
 from runner.config.diagnostics import Diagnostic, Severity, did_you_mean
 from runner.config.duration import parse_duration
+from runner.config.go import go
 from runner.config.model import (
     ArtifactConfig,
     Config,
@@ -242,6 +243,7 @@ class _Reader:
         if executor in self.executors:
             tables |= executor_table(self, self.executors[executor], tables, place)
         self._check_labels(merged, place)
+        stores = go(self, values.get("go"), place)
         errors = [one for one in self.found if one.severity is Severity.ERROR][before:]
         return RunnerConfig(
             **self._scalars(values),
@@ -251,6 +253,7 @@ class _Reader:
             custom_build_dir_enabled=self._sub(values, "custom_build_dir", place).get("enabled"),
             artifact=self._artifact(values, place),
             cache=cache(self, values.get("cache", {}), place),
+            go=stores,
             pyrunner=own,
             tables=tables,
             line=line,

@@ -113,6 +113,16 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     azure: AzureConfig = AzureConfig()
 
 
+class GoConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.go]``: stores of the Go tool that jobs share. ``proxy`` is ``GOPROXY`` of jobs that have none."""
+
+    enabled: bool = False
+    scope: str = "project"
+    protected: str = "separate"
+    proxy: str = ""
+    max_size_bytes: int = 20 << 30
+
+
 class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[[runners]]`` entry. ``tables`` holds the sub-tables of executors as they are; ``disabled`` says why the entry
     cannot be used; ``line`` is where it begins; ``token_reference`` names variables that url and token came from."""
@@ -154,6 +164,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     custom_build_dir_enabled: bool | None = None
     artifact: ArtifactConfig = ArtifactConfig()
     cache: CacheConfig = CacheConfig()
+    go: GoConfig = GoConfig()
     pyrunner: RunnerSettings = RunnerSettings()
     tables: dict[str, Any] = {}
     line: int = 0

@@ -226,6 +226,13 @@ CACHE_AZURE: tuple[Key, ...] = (
     _cache_key("ContainerName", Type.STRING, "azure-container-name", "Container"),
     _cache_key("StorageDomain", Type.STRING, "azure-storage-domain", "Domain of the storage"),
 )
+GO: tuple[Key, ...] = (
+    Key(name="enabled", type=Type.BOOLEAN),
+    Key(name="scope", type=Type.STRING),
+    Key(name="protected", type=Type.STRING),
+    Key(name="proxy", type=Type.STRING),
+    Key(name="max_size", type=Type.STRING),
+)
 # Tables whose keys other parts read (or will); here they only have to be known.
 OPEN_TABLES = frozenset(
     {
@@ -238,13 +245,13 @@ OPEN_TABLES = frozenset(
         "instance",
         "machine",
         "autoscaler",
-        "go",
     }
 )
 SUB_TABLES: Mapping[str, tuple[Key, ...]] = {
     "custom_build_dir": CUSTOM_BUILD_DIR,
     "cache": CACHE,
     "artifact": ARTIFACT,
+    "go": GO,
     "pyrunner": RUNNER_PYRUNNER,
 }
 # Tables in tables, by their dotted names.

@@ -31,6 +31,8 @@ from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
 from runner.disk.metrics import DiskMetrics
 from runner.errors import RunnerError
+from runner.gocache.keeper import Keeper, budgets
+from runner.gocache.stores import Stores
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
 from runner.ops.http import Page, StatusServer, stacks
@@ -123,6 +125,7 @@ class Daemon:
     async def serve(self) -> int:
         """From start to exit."""
         self._build()
+        self._stores.open()
         self._apply_logging(self._config)
         self._metrics.know(self._config.runners)
         self._metrics.slot("started", self._config.concurrent)
@@ -142,6 +145,7 @@ class Daemon:
                         ("reports", self._jobs.report_later),
                         ("rotation", self._rotation.run),
                         ("disk", self._disk.run),
+                        ("go stores", self._stores.run),
                     )
                 ]
                 self._services = services
@@ -178,6 +182,7 @@ class Daemon:
         self._disk = disk_budget(lambda: self._config)
         self._disk.on_change = self._jobs_changed
         self._metrics.registry.register(DiskMetrics(self._disk))
+        self._stores = Stores(config.pyrunner.state_dir, budgets=lambda: budgets(self._config.runners))
         self._jobs = Jobs(
             store=self._store,
             connections=self._connections,
@@ -187,6 +192,7 @@ class Daemon:
             on_change=self._jobs_changed,
             events=self._metrics,
             disk=self._disk,
+            go=Keeper(self._stores),
         )
         health = Health(time.monotonic)
         self._scheduler = Scheduler(

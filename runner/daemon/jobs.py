@@ -26,6 +26,8 @@ from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
 from runner.disk.budget import DiskBudget
 from runner.errors import PayloadInvalid, RunnerError
+from runner.gocache.access import NO_ACCESS, GoAccess
+from runner.gocache.keeper import Keeper
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
 from runner.job.plan import make_plan
@@ -87,6 +89,7 @@ class Jobs:
         on_change: Callable[[], None] = lambda: None,
         events: JobEvents | None = None,
         disk: DiskBudget | None = None,
+        go: Keeper | None = None,
         orphan_grace_s: float | None = None,
     ) -> None:
         self._store = store
@@ -97,6 +100,7 @@ class Jobs:
         self._on_change = on_change
         self._events = events
         self._disk = disk
+        self._go = go
         self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
         self._opening = asyncio.Lock()
@@ -331,6 +335,7 @@ class Jobs:
             executor=executor,
             coordinator=coordinator.job(payload.id, payload.token),
             settings=RunSettings(interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s),
+            go=await self._go_access(record, payload, runner, executor),
             on_accepted=on_accepted,
         )
         name = record.directory.name
@@ -364,6 +369,8 @@ class Jobs:
                     self.unreported[name] = lambda: self.adopt(record.directory)
                 if result is not None:
                     log.info("Removed job from processing list")
+                    if self._go is not None:
+                        self._go.take_back(record.directory)
         finally:
             del self.running[name]
             self._on_change()
@@ -374,6 +381,12 @@ class Jobs:
     def _held(self, run: JobRun) -> contextlib.AbstractAsyncContextManager[None]:
         """The time in which nothing that the job works with is trimmed."""
         return contextlib.nullcontext() if self._disk is None else self._disk.held([run.plan.directories.project])
+
+    async def _go_access(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig, executor: Executor) -> GoAccess:
+        if self._go is None:
+            return NO_ACCESS
+        user = runner.pyrunner.job_user or record.accepted.job_user
+        return await self._go.give(record.directory, payload, runner, executor, user)
 
     def _interrupted_reason(self, payload: JobPayload) -> str:
         reason = self._config().pyrunner.interrupted_failure_reason

@@ -19,6 +19,8 @@ from runner.daemon.counters import Lease, TokenCounters
 from runner.daemon.jobs import Jobs
 from runner.daemon.scheduler import Offer
 from runner.daemon.shutdown import SIGNAL_NAMES, captured_signals
+from runner.gocache.keeper import Keeper, budgets
+from runner.gocache.stores import Stores
 from runner.job.record import RecordStore
 
 log = structlog.get_logger()
@@ -60,12 +62,14 @@ class _Single:
             system_id=system_id, config_dir=options.config.parent, connection_max_age_s=config.connection_max_age_s
         )
         self._store = RecordStore(options.state_dir)
+        self._stores = Stores(options.state_dir, budgets=lambda: budgets([options.runner]))
         self._jobs = Jobs(
             store=self._store,
             connections=self._connections,
             config=lambda: config,
             system_id=system_id,
             job_user=None,
+            go=Keeper(self._stores),
             orphan_grace_s=ORPHAN_GRACE_S,
         )
         self._counters = TokenCounters()
@@ -73,6 +77,7 @@ class _Single:
     async def serve(self) -> int:
         """Ask and run, one job at a time."""
         self._store.open()
+        self._stores.open()
         await self._jobs.open()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: lambda: self._abort(signal.SIGTERM),
@@ -125,6 +130,7 @@ class _Single:
             )
         )
         self._counters.free(lease)
+        await self._stores.settle()
 
     def _quit(self) -> None:
         log.warning("Requested quit, waiting for builds to finish")

@@ -35,7 +35,7 @@ class CacheStages:
 
     async def restore(self) -> JobFailure | None:
         """Every entry in order. What cannot be restored is a warning; an unknown policy fails the job."""
-        caches = [cache for cache in self._plan.payload.cache if cache.paths or cache.untracked]
+        caches = [cache for cache in self._plan.caches if cache.paths or cache.untracked]
         if not caches:
             return None
         failure = self._policy_failure(caches)
@@ -62,7 +62,7 @@ class CacheStages:
     async def save(self, status: str, *, succeeded: bool) -> JobFailure | None:
         """Every entry that is due; what cannot be saved is a warning. ``status`` is what ``CI_JOB_STATUS`` says."""
         due = ARCHIVED_WHEN[succeeded]
-        caches = [cache for cache in self._plan.payload.cache if cache.when in due and (cache.paths or cache.untracked)]
+        caches = [cache for cache in self._plan.caches if cache.when in due and (cache.paths or cache.untracked)]
         if not caches:
             return None
         failure = self._policy_failure(caches)

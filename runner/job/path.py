@@ -26,7 +26,7 @@ from runner.job.outcome import (
 )
 from runner.job.plan import JobPlan
 from runner.job.policy import policy_lines
-from runner.job.script import Commands, change_directory, frame, notice, prelude, quote
+from runner.job.script import Commands, change_directory, frame, go_defaults, notice, prelude, quote
 from runner.job.scripts import ScriptRunner
 from runner.job.settings import parse_times
 from runner.job.sources import Sources
@@ -145,7 +145,7 @@ class JobPath:
             self._log.info("Will be retried in 3s ...", time_ns=now_ns)
 
         await self._make_place(say)
-        for line in await self._environment.describe():
+        for line in (*await self._environment.describe(), *self._plan.go.lines):
             self._log.plain(line, time_ns=step.at_ns)
         if self._plan.payload.run:
             raise misconfigured(NO_STEPS)
@@ -385,7 +385,9 @@ class JobPath:
         return status
 
     def _prelude(self, status: str) -> str:
-        return prelude(self._plan.exports(status), self._plan.env_file, xtrace=self._plan.settings.debug_trace)
+        go = self._plan.go
+        defaults = go_defaults(go.defaults, go.proxied)
+        return prelude(self._plan.exports(status), self._plan.env_file, xtrace=self._plan.settings.debug_trace, defaults=defaults)
 
     async def _write_file_variables(self) -> None:
         for variable in self._plan.variables.files():

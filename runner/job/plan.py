@@ -9,7 +9,8 @@ from executors.base import ImageSpec, JobSpec
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
-from runner.coordinator.payload import JobPayload
+from runner.coordinator.payload import Cache, JobPayload
+from runner.gocache.access import NO_ACCESS, GoAccess, without_served
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job import flags as feature_flags
 from runner.job.directories import Directories, place, slug, with_clone_path
@@ -33,7 +34,7 @@ SUPERVISOR_MARGIN_S = 120.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
     """The facts of one job. ``payload`` has the job's inputs in it. ``refused`` is why the job cannot begin, if so;
-    ``misconfigured`` why it cannot be prepared."""
+    ``misconfigured`` why it cannot be prepared. ``caches`` are those of the payload that are packed."""
 
     payload: JobPayload
     runner: RunnerConfig
@@ -43,6 +44,8 @@ class JobPlan:
     settings: JobSettings
     flags: Flags
     directories: Directories
+    go: GoAccess
+    caches: tuple[Cache, ...]
     refused: JobFailure | None
     misconfigured: JobFailure | None
     uses_inputs: bool
@@ -104,6 +107,7 @@ class JobPlan:
             deadline_unix_s=accepted.accepted_at_ns / 1e9 + self.payload.timeout_s + SUPERVISOR_MARGIN_S,
             orphan_grace_s=orphan_grace_s,
             kill_leftovers=self.runner.pyrunner.kill_leftovers,
+            mounts=self.go.mounts,
             image=ImageSpec(name=self.variables.expand(image.name)) if image.name else None,
         )
 
@@ -152,7 +156,7 @@ class JobPlan:
         return ssh_rewrites(host, get("CI_SERVER_SHELL_SSH_PORT") or "", self.runner.clone_url or self.runner.url)
 
 
-def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
+def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess = NO_ACCESS) -> JobPlan:
     """Work the plan out; the same one for whoever has the record."""
     runner = runner_from_json(record.accepted.runner)
     configured = _configured(runner)
@@ -194,6 +198,8 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
             misconfigured = failure
     expanded = variables.expanded()
     settings = _settings(expanded, payload, runner)
+    own = {variable.key: variable.value for variable in expanded.effective()}
+    go, caches = without_served(go, payload.cache, variables=own, expand=expanded.expand, project=directories.project)
     return JobPlan(
         payload=payload,
         runner=runner,
@@ -203,6 +209,8 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind) -> JobPlan:
         settings=settings,
         flags=flags,
         directories=directories,
+        go=go,
+        caches=caches,
         refused=refused,
         misconfigured=misconfigured,
         uses_inputs=payload != sent_payload,

@@ -17,6 +17,7 @@ from executors.base import Environment, Executor, ExecutorError
 from executors.registry import Kind
 from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
+from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.identity import NAME, REVISION, VERSION
 from runner.job.outcome import (
     EXIT_UNSUPPORTED_OPTIONS,
@@ -68,6 +69,7 @@ class JobRun:
         executor: Executor,
         coordinator: JobCoordinator,
         settings: RunSettings,
+        go: GoAccess = NO_ACCESS,
         on_accepted: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -79,7 +81,8 @@ class JobRun:
         self._clock_ns = clock_ns
         self._kind = kind
         self._executor = executor
-        self.plan: JobPlan = make_plan(record, payload, kind)
+        self._go = go
+        self.plan: JobPlan = make_plan(record, payload, kind, go)
         self._environment: Environment = executor.environment(self.plan.spec(orphan_grace_s=settings.orphan_grace_s))
         self._spool = Spool(record.trace_path, self.plan.runner.output_limit * 1024)
         self._log = JobLog(self._spool, self.plan.trace_settings())
@@ -316,7 +319,7 @@ class JobRun:
         if not self._secrets.is_due:
             return
         await self._secrets.take()
-        self.plan = make_plan(self.record, self.payload, self._kind)
+        self.plan = make_plan(self.record, self.payload, self._kind, self._go)
         self._log.mask(self.plan.variables.masks())
         self._environment = self._executor.environment(self.plan.spec(orphan_grace_s=self._settings.orphan_grace_s))
 

@@ -41,6 +41,18 @@ done <"$GITLAB_ENV"
 unset pyrunner_line
 fi
 """
+# What an account has set by `go env -w` counts like a variable.
+_GO_DEFAULTS = """\
+pyrunner_known=" "
+pyrunner_file=${{GOENV:-${{XDG_CONFIG_HOME:-${{HOME:-}}/.config}}/go/env}}
+if [ -f "$pyrunner_file" ] && [ -r "$pyrunner_file" ]; then
+while read -r pyrunner_line || [ -n "$pyrunner_line" ]; do
+pyrunner_known="$pyrunner_known${{pyrunner_line%%=*}} "
+done <"$pyrunner_file"
+fi
+{lines}unset pyrunner_known pyrunner_file pyrunner_line
+"""
+USUAL_PROXIES = "https://proxy.golang.org,direct"
 _CHECK = "pyrunner_status=$?; if [ $pyrunner_status -ne 0 ]; then exit $pyrunner_status; fi\n"
 
 
@@ -55,9 +67,28 @@ def frame(shell: str, body: str) -> bytes:
     return text.replace("\0", "").encode(errors="surrogateescape")
 
 
-def prelude(exports: Iterable[tuple[str, str]], env_file: str, *, xtrace: bool) -> str:
-    """Variables of the job, then what its earlier scripts wrote into ``GITLAB_ENV``."""
+def go_defaults(defaults: Iterable[tuple[str, str]], proxied: str) -> str:
+    """Variables of the Go tool that count where nothing else has set them. ``proxied`` is a directory of modules that is
+    asked before whatever proxies there are otherwise, empty for none.
+
+    Programs that land in a ``GOPATH`` of ours are found.
+    """
+    values = {name: quote(value) for name, value in defaults}
+    if proxied:
+        usual = values.get("GOPROXY", f'"$(go env GOPROXY 2>/dev/null || echo {USUAL_PROXIES})"')
+        values["GOPROXY"] = quote(f"file://{proxied},") + usual
+    lines = []
+    for name, word in values.items():
+        path = '; export PATH="$PATH:$GOPATH/bin"' if name == "GOPATH" else ""
+        known = f'"${{{name}+ {name} }}$pyrunner_known"'
+        lines.append(f'case {known} in *" {name} "*) ;; *) export {name}={word}{path} ;; esac\n')
+    return _GO_DEFAULTS.format(lines="".join(lines)) if lines else ""
+
+
+def prelude(exports: Iterable[tuple[str, str]], env_file: str, *, xtrace: bool, defaults: str = "") -> str:
+    """Variables of the job, then what its earlier scripts wrote into ``GITLAB_ENV``. ``defaults`` come before them."""
     lines = ["set -o xtrace\n"] if xtrace else []
+    lines.append(defaults)
     lines += [f"export {name}={quote(value)}\n" for name, value in exports]
     lines.append(_JOB_ENV.format(path=quote(env_file), before=quote(_YELLOW), behind=quote(_RESET)))
     return "".join(lines)

@@ -17,6 +17,7 @@ NEVER = {
     "runner.archive": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.secrets": ("runner.job", "runner.daemon", "runner.cli", "runner.config"),
     "runner.disk": ("runner.job", "runner.daemon", "runner.cli"),
+    "runner.gocache": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.ops": ("runner.cli",),
     "runner.job": ("runner.daemon", "runner.cli", "runner.pipeline"),
     "runner.daemon": ("runner.cli", "runner.pipeline"),
@@ -58,8 +59,9 @@ def test_imports_follow_the_direction_of_the_design(package: str) -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize("module", ["warm_parent", "supervisor", "processes", "file_operations", "frames"])
+@pytest.mark.parametrize("module", ["warm_parent", "supervisor", "processes", "file_operations", "frames", "namespaces"])
 def test_the_supervisor_needs_the_standard_library_only(module: str) -> None:
-    own = {"executors.supervisor", "executors.processes", "executors.file_operations", "executors.frames"}
+    names = ("supervisor", "processes", "file_operations", "frames", "namespaces")
+    own = {f"executors.{name}" for name in names}
     found = {name.partition(".")[0] for name in imported(ROOT / "executors" / f"{module}.py") if not name.startswith(tuple(own))}
     assert found <= sys.stdlib_module_names

@@ -1,0 +1,1 @@
+"""Stores of the Go tool that jobs share: build cache, modules, installed programs."""

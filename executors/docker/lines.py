@@ -8,12 +8,14 @@ from typing import Protocol
 
 
 class Level(enum.StrEnum):
-    """How a line is shown; warnings and errors say so in front."""
+    """How a line is shown; warnings and errors say so in front. ``OUTPUT`` is text as it is, with its own
+    ends of lines."""
 
     PLAIN = "plain"
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+    OUTPUT = "output"
 
 
 class Lines(Protocol):

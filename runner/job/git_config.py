@@ -121,8 +121,8 @@ def seed_config(external: str) -> bytes:
     return f"[include]\n\tpath = ~/.config/git/config\n\tpath = ~/.gitconfig\n\tpath = {_value(external)}\n".encode()
 
 
-def template_config(remote: Remote, external: str) -> bytes:
-    """The configuration of a repository that the runner makes."""
+def template_config(remote: Remote | None, external: str) -> bytes:
+    """The configuration of a repository that the runner makes; without a remote where git adds its own."""
     lines = [
         "[init]",
         "\tdefaultBranch = none",
@@ -134,10 +134,13 @@ def template_config(remote: Remote, external: str) -> bytes:
         "\tautoDetach = false",
         "[include]",
         f"\tpath = {_value(external)}",
-        '[remote "origin"]',
-        f"\turl = {_value(remote.clean_url)}",
-        "\tfetch = +refs/heads/*:refs/remotes/origin/*",
     ]
+    if remote is not None:
+        lines += [
+            '[remote "origin"]',
+            f"\turl = {_value(remote.clean_url)}",
+            "\tfetch = +refs/heads/*:refs/remotes/origin/*",
+        ]
     return ("\n".join(lines) + "\n").encode()
 
 

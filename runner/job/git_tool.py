@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from executors.base import Environment, ExitStatus, Output, Stream
@@ -69,6 +70,11 @@ class GitTool:
 
         status = await self._environment.tool([*self._git, *arguments], cwd=self._cwd, env=self._variables, output=keep)
         return b"".join(found) if status.exit_code == 0 else b""
+
+    async def version(self) -> tuple[int, ...]:
+        """Git's version; empty where it does not say."""
+        found = re.match(rb"git version (\d+)\.(\d+)", await self.read("version"))
+        return tuple(int(part) for part in found.groups()) if found else ()
 
     async def has_lfs(self) -> bool:
         """Whether git-lfs is installed."""

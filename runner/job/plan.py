@@ -134,6 +134,7 @@ class JobPlan:
             correlation_id=self.record.accepted.correlation_id if self.flags["FF_USE_GITALY_CORRELATION_ID"] else "",
             bundle_uris=self.flags["FF_USE_GIT_BUNDLE_URIS"],
             proactive_auth=self.flags["FF_USE_GIT_PROACTIVE_AUTH"],
+            native_clone=self.flags["FF_USE_GIT_NATIVE_CLONE"],
             clean_config=True if clean is None else clean,
             says_fresh=clean is True,
             without_tokens=self.flags["FF_GIT_URLS_WITHOUT_TOKENS"],

@@ -18,6 +18,8 @@ from runner.trace.log import StageLog
 SHORT_SHA = 8
 
 SEED = ".glr.gconf"
+# ``git clone --revision`` came with it.
+CLONES_REVISIONS = (2, 49)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class SourcesPlan:
     correlation_id: str = ""
     bundle_uris: bool = True
     proactive_auth: bool = False
+    native_clone: bool = False
     clean_config: bool = True
     says_fresh: bool = False
     without_tokens: bool = False
@@ -213,6 +216,10 @@ class _GitWork:
         depth = plan.git.depth
         if plan.correlation_id:
             self._notice(f"Gitaly correlation ID: {plan.correlation_id}")
+        if await self._clones():
+            await self._clone(depth)
+            await self._checkout_if_wanted(is_fresh=True)
+            return
         self._notice(f"Fetching changes with git depth set to {depth}..." if depth > 0 else "Fetching changes...")
         await self._init()
         if is_fresh or (plan.says_fresh and plan.clean_config):
@@ -221,7 +228,41 @@ class _GitWork:
             await self.git("remote", "set-url", "origin", plan.remote.clean_url)
             await self.git("config", "include.path", plan.external)
         await self._fetch(depth, is_fresh=is_fresh)
-        if plan.settings.git_checkout:
+        await self._checkout_if_wanted(is_fresh=is_fresh)
+
+    async def _clones(self) -> bool:
+        """Whether the sources come by ``git clone``: it needs a git that can clone any revision."""
+        plan = self._plan
+        if not plan.native_clone or plan.settings.git_strategy is not GitStrategy.CLONE:
+            return False
+        return await self.tool.version() >= CLONES_REVISIONS
+
+    async def _clone(self, depth: int) -> None:
+        plan = self._plan
+        ref = plan.git.ref
+        what = f"Cloning repository for {ref}" if ref else "Cloning repository"
+        self._notice(f"{what} with git depth set to {depth}..." if ref and depth > 0 else f"{what}...")
+        await self._files.write(f"{plan.template}/config", template_config(None, plan.external))
+        options = ["--depth", str(depth)] if depth > 0 else []
+        if ref:
+            options += ["--revision" if ref.startswith("refs/") else "--branch", ref]
+        await self.git(
+            "clone",
+            "--no-checkout",
+            plan.remote.clean_url,
+            plan.project_dir,
+            "--template",
+            plan.template,
+            *options,
+            *plan.settings.git_clone_extra_flags,
+            config=(f"http.userAgent={user_agent()}", f"include.path={plan.external}", *self._proactive()),
+        )
+        if not await self.tool.read("rev-parse", "--quiet", "--verify", f"{plan.git.sha}^{{commit}}"):
+            # The ref has moved on since: the commit itself is what the job is about.
+            await self._fetch(depth, is_fresh=True)
+
+    async def _checkout_if_wanted(self, *, is_fresh: bool) -> None:
+        if self._plan.settings.git_checkout:
             await self._checkout(is_fresh=is_fresh)
         else:
             self._notice("Skipping Git checkout")

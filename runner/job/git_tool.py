@@ -9,7 +9,8 @@ from executors.base import Environment, ExitStatus, Output, Stream
 from runner.job.outcome import tool_failed
 from runner.trace.log import StageLog
 
-# Nothing that a job left in the repository may run: no hooks, no monitor, no stored logins. Submodules hear of it, too.
+# Nothing that a job left in the repository may run: no hooks, no monitor, no stored logins; and nothing stands for
+# something else. Submodules hear of it, too.
 SAFE = (
     "-c",
     "core.hooksPath=/dev/null",
@@ -17,10 +18,9 @@ SAFE = (
     "core.fsmonitor=false",
     "-c",
     "credential.helper=",
+    "-c",
+    "core.useReplaceRefs=false",
 )
-LOCKS = ("index.lock", "shallow.lock", "HEAD.lock", "config.lock")
-# What decides over the configuration of a repository, apart from git's own files.
-STEERING = ("config", "config.worktree", "commondir", "hooks", "info/attributes", "objects/info/alternates")
 
 
 class GitTool:

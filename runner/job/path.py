@@ -13,6 +13,7 @@ from runner.coordinator.port import JobCoordinator
 from runner.job.artifacts import ArtifactStages
 from runner.job.attempts import pause_s
 from runner.job.caches import CacheStages
+from runner.job.git_safety import make_own_dir
 from runner.job.outcome import (
     JobFailure,
     Reason,
@@ -167,7 +168,7 @@ class JobPath:
     async def _prepare_script(self, step: Step) -> None:
         files = self._environment.files
         tmp = self._plan.directories.tmp
-        await files.make_dir(tmp)
+        await make_own_dir(files, tmp)
         await files.remove([self._plan.env_file, f"{tmp}/masking.db"])
         stage = self._log.open_stage()
         stage.write(Stream.STDOUT, f"Running on {await self._environment.hostname()}...\n".encode(), step.at_ns)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from executors.base import Environment, Workspace
+from executors.base import Environment
 from runner.coordinator.payload import GitInfo
 from runner.identity import user_agent
 from runner.job.git_config import Remote, external_config, helper_settings, seed_config, template_config
-from runner.job.git_tool import LOCKS, STEERING, GitTool
+from runner.job.git_safety import clear_locks, clear_module_locks, disarm, make_own_dir
+from runner.job.git_tool import GitTool
 from runner.job.outcome import system_failure
 from runner.job.settings import DEFAULT_CLEAN_FLAGS, GitStrategy, JobSettings, SubmoduleStrategy
-from runner.job.submodules import EXCLUDE, Submodules, SubmodulesPlan, clear_module_locks
+from runner.job.submodules import EXCLUDE, Submodules, SubmodulesPlan
 from runner.trace.log import StageLog
 
 SHORT_SHA = 8
@@ -136,7 +137,7 @@ class Sources:
             await self._files.make_dir(plan.project_dir)
         elif strategy is GitStrategy.NONE:
             stage.notice("Skipping Git repository setup", time_ns)
-            await self._files.make_dir(plan.project_dir)
+            await make_own_dir(self._files, plan.project_dir)
         else:
             work = _GitWork(self._environment, plan, stage, time_ns, extra)
             await work.fetch()
@@ -153,7 +154,7 @@ class Sources:
         stage.notice("Deleting tracked and untracked files...", time_ns)
         if await self._files.exists(self._plan.git_dir):
             work = _GitWork(self._environment, self._plan, stage, time_ns, {})
-            await work.make_safe()
+            await work.renew()
             await work.git("rm", "-rf", "--ignore-unmatch", "--quiet", ".")
             await work.git("clean", "-ffdx", "-q")
 
@@ -174,8 +175,7 @@ class Sources:
                 await self._files.remove([self._plan.project_dir])
             case GitStrategy.FETCH:
                 work = _GitWork(self._environment, self._plan, stage, time_ns, {})
-                await work.make_safe()
-                await work.git("init", "--quiet", "--template", self._plan.template, self._plan.project_dir)
+                await work.renew()
                 await work.git("clean", *self._plan.settings.git_clean_flags)
                 await work.git("reset", "--hard")
                 if self._plan.submodules.is_wanted:
@@ -216,6 +216,8 @@ class _GitWork:
         depth = plan.git.depth
         if plan.correlation_id:
             self._notice(f"Gitaly correlation ID: {plan.correlation_id}")
+        if plan.safe_directory:
+            await self.git("config", "--global", "--add", "safe.directory", plan.project_dir)
         if await self._clones():
             await self._clone(depth)
             await self._checkout_if_wanted(is_fresh=True)
@@ -242,7 +244,7 @@ class _GitWork:
         ref = plan.git.ref
         what = f"Cloning repository for {ref}" if ref else "Cloning repository"
         self._notice(f"{what} with git depth set to {depth}..." if ref and depth > 0 else f"{what}...")
-        await self._files.write(f"{plan.template}/config", template_config(None, plan.external))
+        await self._write_template(None)
         options = ["--depth", str(depth)] if depth > 0 else []
         if ref:
             options += ["--revision" if ref.startswith("refs/") else "--branch", ref]
@@ -274,24 +276,33 @@ class _GitWork:
         if any(entry.path == ".git" and entry.kind != "dir" for entry in entries):
             await self._files.remove([git_dir])
         if self._plan.clean_config:
-            await self._files.remove([f"{git_dir}/{name}" for name in STEERING])
+            await disarm(self._files, git_dir)
         await clear_locks(self._files, git_dir)
         if self._plan.submodules.is_wanted:
             await self.submodules.make_safe()
 
+    async def renew(self) -> None:
+        """Make the repository safe and its configuration anew, for work outside of :meth:`fetch`."""
+        await self.make_safe()
+        await self._write_template(self._plan.remote)
+        await self._init("--quiet")
+
     async def _write_config(self) -> None:
         plan = self._plan
-        await self._files.make_dir(plan.project_dir)
-        await self._files.write(f"{plan.template}/config", template_config(plan.remote, plan.external))
+        await make_own_dir(self._files, plan.project_dir)
+        await self._write_template(plan.remote)
         await self._files.write(plan.external, plan.external_config())
 
-    async def _init(self) -> None:
+    async def _write_template(self, remote: Remote | None) -> None:
+        # Git copies all that is in the directory, also what a job has put there.
+        await self._files.remove([self._plan.template])
+        await self._files.write(f"{self._plan.template}/config", template_config(remote, self._plan.external))
+
+    async def _init(self, *options: str) -> None:
         plan = self._plan
-        if plan.safe_directory:
-            await self.git("config", "--global", "--add", "safe.directory", plan.project_dir)
         object_format = plan.git.repo_object_format
         extra = ["--object-format", object_format] if object_format not in ("", "sha1") else []
-        await self.git("init", plan.project_dir, "--template", plan.template, *extra)
+        await self.git("init", *options, plan.project_dir, "--template", plan.template, *extra)
 
     async def _fetch(self, depth: int, *, is_fresh: bool) -> None:
         plan = self._plan
@@ -325,9 +336,3 @@ class _GitWork:
     def _proactive(self) -> tuple[str, ...]:
         base = self._plan.remote.host_base
         return (f"http.{base}.proactiveAuth=basic",) if self._plan.proactive_auth and base else ()
-
-
-async def clear_locks(files: Workspace, git_dir: str) -> None:
-    """Remove locks and the hook that an interrupted job may have left (11.4)."""
-    await files.remove([f"{git_dir}/{name}" for name in (*LOCKS, "hooks/post-checkout")])
-    await files.remove_matching(f"{git_dir}/refs", (), suffixes=(".lock",))

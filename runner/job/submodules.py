@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 
 from executors.base import Entry, Workspace
-from runner.job.git_tool import LOCKS, STEERING, GitTool
+from runner.job.git_safety import PACKED_LIMIT, clear_module_locks, disarm
+from runner.job.git_tool import GitTool
 
 # As a word of its own it would exclude everything.
 EXCLUDE = ":(exclude)"
 GITLINK = b"160000 "
+WHOLE = {"HEAD": "file", "refs": "dir", "objects": "dir"}
+SYMBOLIC = "ref: "
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+HEAD_LIMIT = 4096
 ALL_BRANCHES = "+refs/heads/*:refs/remotes/origin/*"
 
 
@@ -50,8 +56,6 @@ class Submodules:
     async def make_safe(self) -> None:
         """Remove what an earlier job may have put into the repositories of submodules, and stale locks."""
         await clear_module_locks(self._files, self._plan.git_dir)
-        if not self._plan.clean_config:
-            return
         waiting = [self._plan.modules]
         while waiting:
             place = waiting.pop()
@@ -60,10 +64,25 @@ class Submodules:
             await self._files.remove([f"{place}/{name}" for name, entry in entries.items() if entry.kind == "link"])
             folders = [name for name, entry in entries.items() if entry.kind == "dir"]
             if _looks_like_a_repository(entries):
-                await self._files.remove([f"{place}/{name}" for name in STEERING])
-                await self._keep_format(place)
+                if not await self._is_whole(place, entries):
+                    await self._files.remove([place])
+                    continue
+                if self._plan.clean_config:
+                    await disarm(self._files, place)
+                    await self._keep_format(place)
                 folders = [name for name in folders if name == "modules"]
             waiting += [f"{place}/{name}" for name in folders]
+
+    async def _is_whole(self, place: str, entries: dict[str, Entry]) -> bool:
+        """Whether git can go on from a repository: where its head leads to no commit, updates would fail for good."""
+        if any(name not in entries or entries[name].kind != kind for name, kind in WHOLE.items()):
+            return False
+        head = (await self._files.read(f"{place}/HEAD", limit=HEAD_LIMIT) or b"").decode(errors="replace").strip()
+        if not head.startswith(SYMBOLIC):
+            return COMMIT.fullmatch(head) is not None
+        name = head.removeprefix(SYMBOLIC)
+        packed = await self._files.read(f"{place}/packed-refs", limit=PACKED_LIMIT) or b""
+        return await self._files.exists(f"{place}/{name}") or f" {name}\n".encode() in packed
 
     async def update(self) -> None:
         """From a checked-out project to checked-out submodules."""
@@ -170,8 +189,3 @@ class Submodules:
 def _looks_like_a_repository(entries: dict[str, Entry]) -> bool:
     """What git might take for one, whole or not."""
     return any(name in entries and entries[name].kind != "dir" for name in ("HEAD", "config", "commondir"))
-
-
-async def clear_module_locks(files: Workspace, git_dir: str) -> None:
-    """Remove locks and the hook that an interrupted job may have left in submodules."""
-    await files.remove_matching(f"{git_dir}/modules", (*LOCKS, "post-checkout"))

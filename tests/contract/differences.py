@@ -264,7 +264,7 @@ SOURCES_DIFFER: dict[str, Difference] = {
     "submodules-clean-flags": Difference(CLEAN),
     "submodules-locks": Difference(CLEAN),
     "submodules-twice": Difference(CLEAN),
-    "submodules-unborn-branch": Difference(CLEAN),
+    "submodules-unborn-branch": Difference("a submodule on a branch without commits is cloned anew", (SUCCESS, SUCCESS)),
     "git-hooks-of-payload": Difference("the script before the sources lists the directory of the runner"),
     "shell-environment": Difference(DIFFERS["script-shell-options"].reason),
     "shell-background-group": Difference(DIFFERS["script-background-process"].reason),

@@ -41,6 +41,12 @@ PLANTS = {
     "url": "git config submodule.lib/sub.url ext::touch%20$PWNED; git -C lib/sub remote set-url origin ext::touch%20$PWNED; "
     "git config protocol.ext.allow always; rm -rf lib/sub $module",
     "update-command": "git config submodule.lib/sub.update '!touch $PWNED'; git -C lib/sub checkout -q --detach",
+    "replaced": "cd lib/sub; git replace $(git rev-parse HEAD:sub.txt) $(echo dirty | git hash-object -w --stdin); "
+    "git pack-refs --all; cd ../..",
+    "skip-worktree": "for place in lib/sub/leaf lib/sub; do (cd $place; git update-index --skip-worktree *.txt; "
+    "for name in *.txt; do echo dirty > $name; done); done",
+    "references-link": "mkdir ../evil; mv $module/refs ../evil/; ln -s $PWD/../evil/refs $module/refs",
+    "unborn-branch": "git -C lib/sub checkout -q --orphan unborn; git -C lib/sub/leaf checkout -q --orphan unborn",
     "lost-module": "rm -rf $module",
     "false-repository": "touch .git/modules/lib/HEAD .git/modules/HEAD",
 }

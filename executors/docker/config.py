@@ -144,6 +144,9 @@ class DockerConfig(Table, frozen=True, kw_only=True):
                     yield Problem(place=(name,), text=f'"{pattern}" excludes nothing: patterns cannot be negated')
         if self.service_slot_cgroup_template:
             yield Problem(place=("service_slot_cgroup_template",), text=f'"service_slot_cgroup_template" {_NO_SLOTS}')
+        if self.helper_image_flavor:
+            text = '"helper_image_flavor" has no effect: the helper image is the configured one, or made of this host\'s programs'
+            yield Problem(place=("helper_image_flavor",), text=text)
         for index, service in enumerate(self.services):
             if not service.name:
                 yield Problem(place=("services", index), text="a service without a name cannot be started")

@@ -176,7 +176,7 @@ class JobImages:
         raise _failure(f'failed to pull image "{name}" with specified policies {shown(effective)}: {last}', last) from last
 
     async def _by(self, policy: str, name: str, platform: Platform | None, lines: Lines) -> Image:
-        image = await self.find(name, platform)
+        image = await find_image(self._engine, name, platform)
         if image is not None and (name, image.id) in self._used:
             return image
         if policy == "never":
@@ -190,26 +190,10 @@ class JobImages:
             return image
         credentials = await find_credentials(name, self._logins, home=self._home, lines=lines)
         await self._pull(name, platform, credentials, lines)
-        image = await self.find(name, platform)
+        image = await find_image(self._engine, name, platform)
         if image is None:
             raise PullFailed(f"No such image: {name}")
         return image
-
-    async def find(self, name: str, platform: Platform | None = None) -> Image | None:
-        """The image as the engine has it; None when it has none."""
-        if not _INSPECTABLE.fullmatch(name) or {"", ".", ".."} & set(name.split("/")):
-            return None
-        params = {}
-        if platform is not None and await self._engine.api_version() >= PLATFORM_API:
-            wanted = {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant}
-            params["platform"] = json.dumps({key: value for key, value in wanted.items() if value})
-        try:
-            path = f"/images/{urllib.parse.quote(name, safe='/:@')}/json"
-            async with self._engine.stream("GET", path, params=params) as response:
-                about = json.loads(await response.read())
-        except NotFound:
-            return None
-        return _image(name, about, by_digest=platform is not None)
 
     # Pulling
 
@@ -267,6 +251,23 @@ class JobImages:
             raise
         except EngineError as error:
             raise PullFailed(str(error)) from error
+
+
+async def find_image(engine: Engine, name: str, platform: Platform | None = None) -> Image | None:
+    """The image as the engine has it; None when it has none."""
+    if not _INSPECTABLE.fullmatch(name) or {"", ".", ".."} & set(name.split("/")):
+        return None
+    params = {}
+    if platform is not None and await engine.api_version() >= PLATFORM_API:
+        wanted = {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant}
+        params["platform"] = json.dumps({key: value for key, value in wanted.items() if value})
+    try:
+        path = f"/images/{urllib.parse.quote(name, safe='/:@')}/json"
+        async with engine.stream("GET", path, params=params) as response:
+            about = json.loads(await response.read())
+    except NotFound:
+        return None
+    return _image(name, about, by_digest=platform is not None)
 
 
 def _raise_error(message: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineUnreachable
-from executors.docker.images import JobImages, Pulls
+from executors.docker.images import JobImages, Pulls, find_image
 from executors.docker.lines import KeptLines, Level
 from tests.docker import registry
 
@@ -113,7 +113,7 @@ async def test_a_registry_that_is_down_does_not_matter_when_the_image_is_there(
 
 
 async def test_an_image_named_by_its_id_is_never_pulled(engine: Engine, busybox: str, tmp_path: Path) -> None:
-    found = await job(engine, tmp_path).find(busybox)
+    found = await find_image(engine, busybox)
     assert found is not None
     lines = KeptLines()
     image = await job(engine, tmp_path, "always").get(found.id, lines=lines)

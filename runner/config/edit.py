@@ -108,9 +108,20 @@ def set_runner_values(path: Path, index: int, values: Mapping[str, Any]) -> None
     runners = document[next(key for key in document if key.lower() == "runners")]
     entry = runners[index]
     for key, value in values.items():
-        name = next((known for known in entry if known.lower() == key.lower()), key)
-        entry[name] = value
+        name = next((known for known in entry if known.lower() == key.lower()), None)
+        if name is not None:
+            entry[name] = value
+            continue
+        item = tomlkit.item(value)
+        item.trivia.indent = _indent_of(entry)
+        entry[key] = item
     save(path, tomlkit.dumps(document))
+
+
+def _indent_of(entry: Any) -> str:
+    """How far the first key of an entry stands to the right."""
+    items = [entry.item(key) for key in entry]
+    return str(items[0].trivia.indent) if items else "  "
 
 
 def store_token(path: Path, index: int, token_file: str, values: Mapping[str, Any]) -> None:

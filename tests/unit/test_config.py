@@ -168,6 +168,14 @@ def test_changing_a_value_leaves_the_rest_as_it_is(path: Path) -> None:
     assert path.read_text() == CONFIG.replace('"glrt-1"', '"glrt-new"')
 
 
+def test_a_new_value_stands_in_line_with_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    edit.append_runner(path, {"name": "x", "token": "glrt-1", "cache": {"Type": "s3"}})
+    edit.set_runner_values(path, 0, {"token_expires_at": 5})
+    assert '  token = "glrt-1"\n  token_expires_at = 5\n' in path.read_text()
+    assert tomllib.loads(path.read_text())["runners"][0]["cache"] == {"Type": "s3"}
+
+
 def test_appending_keeps_what_is_there(path: Path) -> None:
     edit.append_runner(path, {"name": 'it\'s "quoted"', "token": "glrt-3", "feature_flags": {"FF_X": True}})
     text = path.read_text()

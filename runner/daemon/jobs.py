@@ -30,7 +30,7 @@ from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.gocache.keeper import Keeper
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
-from runner.job.plan import make_plan
+from runner.job.plan import JobPlan, make_plan
 from runner.job.record import (
     MAX_ADOPTIONS_WITHOUT_PROGRESS,
     Accepted,
@@ -68,6 +68,10 @@ class JobEvents(Protocol):
 
     def inputs_used(self) -> None:
         """Inputs changed the definition of a job."""
+        ...
+
+    def stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
+        """A stage of a job is over; only for jobs that want it counted."""
         ...
 
     def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
@@ -337,6 +341,7 @@ class Jobs:
             settings=RunSettings(interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s),
             go=await self._go_access(record, payload, runner, executor),
             on_accepted=on_accepted,
+            on_stage=lambda stage, seconds: self._stage_ended(runner, stage, seconds),
         )
         name = record.directory.name
         self.running[name] = run
@@ -359,6 +364,7 @@ class Jobs:
         try:
             with bound_contextvars(**facts):
                 log.info("Added job to processing list", pipeline_id=payload.job_info.pipeline_id)
+                _log_images(run.plan)
                 if self._detaching:
                     run.detach()
                 elif self._signal:
@@ -377,6 +383,10 @@ class Jobs:
             if self._events is not None and run.outcome is not None:
                 seconds = (time.time_ns() - record.accepted.accepted_at_ns) / 1e9
                 self._events.job_ended(runner, run.outcome.reason, seconds)
+
+    def _stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
+        if self._events is not None:
+            self._events.stage_ended(runner, stage, duration_s)
 
     def _held(self, run: JobRun) -> contextlib.AbstractAsyncContextManager[None]:
         """The time in which nothing that the job works with is trimmed."""
@@ -430,3 +440,12 @@ def _runner_of(directory: Path) -> RunnerConfig:
         return runner_from_json((directory / "runner.json").read_bytes())
     except FileNotFoundError:
         return runner_from_json(msgspec.json.decode((directory / "accepted.json").read_bytes(), type=Accepted).runner)
+
+
+def _log_images(plan: JobPlan) -> None:
+    if not plan.flags["FF_LOG_IMAGES_CONFIGURED_FOR_JOB"]:
+        return
+    if plan.payload.image.name:
+        log.info("Image configured for job", image_name=plan.variables.expand(plan.payload.image.name))
+    for service in plan.payload.services:
+        log.info("Service image configured for job", image_name=plan.variables.expand(service.name))

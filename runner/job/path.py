@@ -53,6 +53,7 @@ class JobPath:
 
     ``stage`` is where the job is; ``in_script`` tells whether a graceful cancel ends the script only. ``in_tools`` tells
     that a stage is under way which another process would have to take again; ``on_tools_end`` is called at its end.
+    ``on_stage`` hears of each stage that has ended, with its seconds.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class JobPath:
         script_scope: StopScope,
         is_detached: Callable[[], bool],
         deadline: float,
+        on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
         self._plan = plan
         self._environment = environment
@@ -84,6 +86,7 @@ class JobPath:
         self._script_scope = script_scope
         self._is_detached = is_detached
         self._deadline = deadline
+        self._on_stage = on_stage
         self._exported: dict[str, str] = {}
         self._tidy = False
         self._was_cut = False
@@ -433,7 +436,7 @@ class JobPath:
         self._log.section_start(stage, time_ns=step.at_ns)
         self._log.header(headline(stage, self._plan.kind.name), time_ns=step.at_ns)
         try:
-            await body(step)
+            await self._carry_out(step, stage, body, script=script)
         except (JobFailure, ExecutorError) as error:
             if self._is_detached():
                 # Broken by letting go of it, for all that is known: the next process takes the stage again.
@@ -448,6 +451,23 @@ class JobPath:
             raise
         self._close(step, stage, None)
 
+    async def _carry_out(self, step: Step, stage: str, body: Body, *, script: bool) -> None:
+        """The work of a stage; in a new place where the first one vanished, but no script of the job twice."""
+        has_scripts = script or (stage == Stage.GET_SOURCES and self._has_hooks())
+        for left in reversed(range(1 if has_scripts else self._plan.settings.section_attempts)):
+            try:
+                await body(step)
+                return
+            except EnvironmentLost:
+                if left == 0 or self._is_detached():
+                    raise
+            self._log.info(f"Retrying {stage}", time_ns=time.time_ns())
+            await self._environment.prepare()
+
+    def _has_hooks(self) -> bool:
+        runner = self._plan.runner
+        return bool(runner.pre_get_sources_script or runner.post_get_sources_script or self._plan.payload.hooks)
+
     def _close(self, step: Step, stage: str, failure: JobFailure | None) -> None:
         """The end of a stage, and what is to be said of it."""
         now_ns = self._steps.moment(f"end {step.name}")
@@ -460,6 +480,7 @@ class JobPath:
         if failure is not None and failure.outcome.reason == Reason.CANCELED:
             self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
         self._steps.end(step, failure.outcome if failure is not None else None)
+        self._on_stage(stage, (now_ns - step.at_ns) / 1e9)
         self.in_tools = False
         if self.on_tools_end is not None:
             self.on_tools_end()

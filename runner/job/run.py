@@ -71,6 +71,7 @@ class JobRun:
         settings: RunSettings,
         go: GoAccess = NO_ACCESS,
         on_accepted: Callable[[], None] = lambda: None,
+        on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.record = record
@@ -78,6 +79,7 @@ class JobRun:
         self._coordinator = coordinator
         self._settings = settings
         self._on_accepted = on_accepted
+        self._on_stage = on_stage
         self._clock_ns = clock_ns
         self._kind = kind
         self._executor = executor
@@ -289,7 +291,12 @@ class JobRun:
             script_scope=self.script_scope,
             is_detached=lambda: self.is_detached,
             deadline=deadline,
+            on_stage=self._stage_ended,
         )
+
+    def _stage_ended(self, stage: str, seconds: float) -> None:
+        if self.plan.flags["FF_EXPORT_HIGH_CARDINALITY_METRICS"]:
+            self._on_stage(stage, seconds)
 
     async def _tidy(self, path: JobPath) -> None:
         try:

@@ -57,6 +57,7 @@ class JobSettings:
     cache_request_timeout_s: float
     artifact_download_attempts: int
     secrets_attempts: int
+    section_attempts: int
     warnings: tuple[str, ...] = ()
 
 
@@ -149,7 +150,7 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
     get_sources = reader.attempts("GET_SOURCES_ATTEMPTS")
     artifact_download = reader.attempts("ARTIFACT_DOWNLOAD_ATTEMPTS")
     restore_cache = reader.attempts("RESTORE_CACHE_ATTEMPTS")
-    reader.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS")
+    section = reader.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS")
     secrets = reader.attempts("SECRETS_RETRIEVAL_ATTEMPTS")
     disabled = []
     if debug_disabled:
@@ -179,6 +180,7 @@ def parse_settings(look_up: Callable[[str], str | None], *, allow_fetch: bool, d
         cache_request_timeout_s=60.0 * (cache_minutes if cache_minutes > 0 else 10),
         artifact_download_attempts=artifact_download,
         secrets_attempts=secrets,
+        section_attempts=section,
         warnings=(*disabled, *reader.warnings, *reader.clamped),
     )
 

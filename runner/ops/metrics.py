@@ -70,6 +70,7 @@ class Metrics:
         self._jobs = self._counter("jobs", "Jobs handled", RUNNER)
         self._failed = self._counter("failed_jobs", "Failed jobs", ("runner", "runner_name", "failure_reason", "mode"))
         self._durations = self._histogram("job_duration_seconds", "Duration of jobs", (*RUNNER, "mode"), JOB_BUCKETS)
+        self._stages = self._histogram("job_stage_duration_seconds", "Duration of stages", (*RUNNER, "stage"), QUEUE_BUCKETS)
         self._queue = self._histogram(
             "job_queue_duration_seconds", "Time in the queue", (*RUNNER, "project_jobs_running"), QUEUE_BUCKETS
         )
@@ -163,6 +164,10 @@ class Metrics:
     def inputs_used(self) -> None:
         """Inputs changed the definition of a job."""
         self._inputs.inc()
+
+    def stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
+        """A stage of a job is over."""
+        self._stages.labels(*self._labels(runner), stage).observe(duration_s)
 
     def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
         """A job has its result; ``reason`` is empty for success."""

@@ -43,6 +43,7 @@ class Saver:
         self._project = plan.directories.project
         self._selector = Selector(plan, environment, lines)
         self._transfer = CacheTransfer(plan, lines)
+        self._slot = f"{plan.runner.short_token}/{plan.record.accepted.project_slot}/{self._project}"
 
     async def look_around(self, status: str) -> None:
         """Read what the variables of this stage are."""
@@ -98,7 +99,7 @@ class Saver:
         if complaint:
             self._lines.warning(complaint)
         kind = FORMATS.get(variables.get("CACHE_COMPRESSION_FORMAT", "").lower(), Format.ZIP)
-        mark = "".join(fingerprint(members))
+        mark = "".join(fingerprint(members, self._slot))
         with self._local.draft(key.stored, self._transfer.writer) as draft:
 
             async def sink(piece: bytes) -> None:
@@ -118,7 +119,7 @@ class Saver:
     async def _reuse(self, members: Sequence[Entry], key: CacheKey) -> bool:
         """Whether the archive is what would be made: then at most it is missing in the remote store."""
         with self._local.opened(key.stored) as stored:
-            if stored is None or not _is_up_to_date(stored, members):
+            if stored is None or not self._is_up_to_date(stored, members):
                 return False
             if self._remote is not None and await self._is_there(self._remote, key):
                 self._lines.info("Primary cache already exists remotely, skipping upload")
@@ -163,6 +164,21 @@ class Saver:
         assert last is not None
         raise last
 
+    def _is_up_to_date(self, stored: Stored, members: Sequence[Entry]) -> bool:
+        """Whether the archive holds these files: those that it was made of, or those that came out of it.
+
+        What was restored has times in whole seconds, which next to nothing else has. An archive of GitLab Runner carries no
+        mark: its own time has to do.
+        """
+        if stored.mtime_ns < max(member.mtime_ns for member in members):
+            return False
+        mark = read_mark(stored.path)
+        if not mark:
+            return True
+        exact, kept = fingerprint(members, self._slot)
+        is_restored = all(member.mtime_ns % NS == 0 for member in members if member.path != ".")
+        return mark[:DIGITS] == exact or (is_restored and mark[DIGITS:] == kept)
+
     def _place(self, key: CacheKey) -> str:
         return posixpath.join(self._plan.directories.cache, key.stored)
 
@@ -170,12 +186,13 @@ class Saver:
         return posixpath.relpath(path, self._project)
 
 
-def fingerprint(members: Sequence[Entry]) -> tuple[str, str]:
+def fingerprint(members: Sequence[Entry], slot: str) -> tuple[str, str]:
     """What tells one choice of files from another without reading them: names, kinds, modes, sizes, targets and times.
 
-    With exact times, and with those that an archive keeps: whole seconds.
+    With the exact times that they have in one ``slot``, and with those that an archive keeps: whole seconds. Jobs that run
+    at once make files of the same time, to the tick of the clock, in different slots.
     """
-    exact, kept = hashlib.sha256(), hashlib.sha256()
+    exact, kept = hashlib.sha256(slot.encode(errors="surrogateescape") + b"\0"), hashlib.sha256()
     for member in members:
         if member.path == ".":
             continue
@@ -185,22 +202,6 @@ def fingerprint(members: Sequence[Entry]) -> tuple[str, str]:
         exact.update(facts + b"%d\0" % member.mtime_ns)
         kept.update(facts + b"%d\0" % (member.mtime_ns // NS))
     return exact.hexdigest()[:DIGITS], kept.hexdigest()[:DIGITS]
-
-
-def _is_up_to_date(stored: Stored, members: Sequence[Entry]) -> bool:
-    """Whether the archive holds these files: those that it was made of, or those that came out of it.
-
-    What was restored has times in whole seconds, which next to nothing else has. An archive of GitLab Runner carries no
-    mark: its own time has to do.
-    """
-    if stored.mtime_ns < max(member.mtime_ns for member in members):
-        return False
-    mark = read_mark(stored.path)
-    if not mark:
-        return True
-    exact, kept = fingerprint(members)
-    is_restored = all(member.mtime_ns % NS == 0 for member in members if member.path != ".")
-    return mark[:DIGITS] == exact or (is_restored and mark[DIGITS:] == kept)
 
 
 def _header(text: str) -> str:

@@ -65,12 +65,13 @@ async def test_changes_that_times_do_not_show_are_saved(
 async def test_jobs_at_once_each_save_their_files(
     fake: FakeCoordinator, make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
+    """Also where the clock gives their files the same times: it ticks slower than jobs run."""
     daemon = make_daemon()
     daemon.start()
     begun, first_saved = tmp_path / "begun", tmp_path / "first-saved"
     scripts = (f"until [ -e {begun} ]; do sleep 0.05; done", f"touch {begun}; until [ -e {first_saved} ]; do sleep 0.05; done")
     first, second = (
-        add_job(fake, number, [f"mkdir c; echo {number} > c/f; {script}"], cache=[cache()])
+        add_job(fake, number, [f"mkdir c; echo {number} > c/f; touch -d '2020-01-01 1:00:00.5' c/f c; {script}"], cache=[cache()])
         for number, script in enumerate(scripts, 1)
     )
     await ended(first)

@@ -74,11 +74,14 @@ def entry(path: str, *, mtime_ns: int = 10**9, size: int = 1) -> Entry:
 
 
 def test_a_fingerprint_tells_files_apart() -> None:
-    one = fingerprint([entry("a"), entry("b")])
-    assert one == fingerprint([entry("a"), entry("b")])
+    one = fingerprint([entry("a"), entry("b")], "slot")
+    assert one == fingerprint([entry("a"), entry("b")], "slot")
+    elsewhere = fingerprint([entry("a"), entry("b")], "another slot")
+    assert elsewhere[0] != one[0], "jobs that run at once make files of the same time"
+    assert elsewhere[1] == one[1]
     for other in ([entry("a")], [entry("a"), entry("c")], [entry("a"), entry("b", size=2)], [entry("ab"), entry("")]):
-        assert fingerprint(other)[1] != one[1]
-    later = fingerprint([entry("a"), entry("b", mtime_ns=10**9 + 5)])
+        assert fingerprint(other, "slot")[1] != one[1]
+    later = fingerprint([entry("a"), entry("b", mtime_ns=10**9 + 5)], "slot")
     assert later[0] != one[0]
     assert later[1] == one[1], "archives keep seconds"
 

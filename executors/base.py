@@ -8,6 +8,7 @@ that builds an :class:`Environment` from the same :class:`JobSpec` must find wha
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,13 +137,17 @@ class JobSpec:
 
 OutputSink = Callable[[Output], None]
 
+PIECE_BYTES = 1024 * 1024
+ZEROS = bytes(PIECE_BYTES)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A file below a workspace root, as :meth:`Workspace.list` gives it. ``path`` is relative, ``/``-separated.
 
     ``target`` is what a link contains. ``source`` is where the file lies below the root when ``path`` is another name for
-    it (one that goes through a link); empty otherwise.
+    it (one that goes through a link); empty otherwise. ``owner`` are the numbers of user and group, None where they do not
+    matter.
     """
 
     path: str
@@ -152,26 +157,71 @@ class Entry:
     mtime_ns: int
     target: str = ""
     source: str = ""
+    owner: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """A regular file of a workspace. ``fd`` is the receiver's to close, -1 where ``error`` says why there is none."""
+class FileContent(Protocol):
+    """A regular file of a workspace whose turn has come. ``size`` is what it had then; ``error`` why it cannot be read."""
 
     path: str
-    fd: int
-    error: str = ""
+    size: int
+    error: str
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content, once: pieces of :data:`PIECE_BYTES` and a shorter last one, at most ``size`` bytes, fewer where the
+        file has shrunk. What lies in a hole may be :data:`ZEROS` itself."""
+        ...
 
 
-class OpenedFiles(Protocol):
-    """Files in the order in which they were asked for; taken by any one thread, which it may block."""
+class FilesReader(Protocol):
+    """Files in the order in which they were asked for; taken by any one thread, which it may block.
 
-    def __iter__(self) -> Iterator[OpenedFile]:
+    A file is read, or not, before the next one is asked for. Raises :class:`WorkspaceError`.
+    """
+
+    def __iter__(self) -> Iterator[FileContent]:
         """Each file once."""
         ...
 
     def close(self) -> None:
-        """Ask for no more of them."""
+        """End it, from any thread: whoever waits for a file gets a :class:`WorkspaceError`."""
+        ...
+
+    def dispose(self) -> None:
+        """Give everything back, when no thread is in it any more."""
+        ...
+
+
+class EntriesWriter(Protocol):
+    """Makes entries below a root, for any one thread, which it may block.
+
+    Paths are clean and relative. Directories above an entry are made. A file, link or empty directory in the place of a file
+    or link is removed first; no link is followed. Files and links get owner (where that is possible), time and mode at
+    once, directories at the end. Raises :class:`EntryRefused`, not always at the call for the same entry.
+    """
+
+    def add_dir(self, entry: Entry) -> None:
+        """A directory; one that is there will do. The root is called ``.``."""
+        ...
+
+    def add_file(self, entry: Entry, content: Callable[[], Iterator[bytes]], *, is_shared: bool) -> None:
+        """A file of ``entry.size`` bytes. With ``is_shared`` the content may be asked for in another thread, and later."""
+        ...
+
+    def add_link(self, entry: Entry) -> None:
+        """A symbolic link to ``entry.target``. No file is added after the first of them."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until all is there, and give directories what they shall have."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread: whoever waits gets a :class:`WorkspaceError`."""
+        ...
+
+    def dispose(self) -> None:
+        """Give everything back, when no thread is in it any more."""
         ...
 
 
@@ -194,23 +244,12 @@ class Workspace(Protocol):
         """The content of a regular file, at most ``limit`` bytes of it; None when there is none."""
         ...
 
-    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
-        """Open regular files below ``root`` for reading. What is read is not copied through any message."""
+    async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
+        """Regular files below ``root``, to be read one after the other; what is none is an error of its own."""
         ...
 
-    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
-        """Make regular files below ``root`` (0600, with the directories above them) for writing, each when its turn comes.
-
-        A file, link or empty directory in the place of one is removed first.
-        """
-        ...
-
-    async def make_link(self, path: str, target: str) -> None:
-        """Create or replace a symbolic link; a file, link or empty directory in its place is removed first."""
-        ...
-
-    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
-        """Give entries below ``root`` their mode and time (links the time only), in this order; missing ones are fine."""
+    async def write_entries(self, root: str) -> EntriesWriter:
+        """Makes entries below ``root``, which is made, too."""
         ...
 
     async def remove(self, paths: Sequence[str]) -> None:
@@ -380,3 +419,12 @@ class EnvironmentLost(ExecutorError):
 
 class WorkspaceError(ExecutorError):
     """A file operation of the runner's in the workspace failed; names operation and path."""
+
+
+class EntryRefused(WorkspaceError):
+    """An entry could not be made at ``path``; ``errno`` says why."""
+
+    def __init__(self, path: str, code: int) -> None:
+        super().__init__(f"{path}: {os.strerror(code)}")
+        self.path = path
+        self.errno = code

@@ -5,13 +5,10 @@ Every component below one of the job's directories is opened without following l
 
 from __future__ import annotations
 
-import array
 import base64
 import errno
 import os
-import socket
 import stat
-import struct
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -21,11 +18,7 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
 
 
-WINDOW = 64
-FILE_MESSAGE = struct.Struct("<II")
-
-
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write everything; a pipe or a file may take it in pieces."""
     view = memoryview(data)
     while view:
@@ -56,10 +49,6 @@ def operate(roots: list[str], operation: Message) -> Any:
         return write_file(roots, path, base64.b64decode(operation["data"]), operation["mode"])
     if kind == "read":
         return read_file(roots, path, operation["limit"])
-    if kind == "adorn":
-        return adorn(roots, path, operation["mode"], operation["mtime_ns"])
-    if kind == "make_link":
-        return make_link(roots, path, operation["target"])
     if kind == "remove":
         return remove(roots, path)
     if kind == "remove_matching":
@@ -126,38 +115,6 @@ def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
         file_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=fd)
         write_all(file_fd, data)
         os.close(file_fd)
-    finally:
-        os.close(fd)
-
-
-def adorn(roots: list[str], path: str, mode: int, mtime_ns: int) -> None:
-    """Mode and time of a file or directory, the time of a link."""
-    try:
-        fd, name = open_parent(roots, path)
-    except OSError:
-        return
-    try:
-        about = os.lstat(name, dir_fd=fd)
-        if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
-            file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-            try:
-                os.utime(file_fd, ns=(mtime_ns, mtime_ns))
-                os.fchmod(file_fd, mode)
-            finally:
-                os.close(file_fd)
-        elif stat.S_ISLNK(about.st_mode):
-            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        pass
-    finally:
-        os.close(fd)
-
-
-def make_link(roots: list[str], path: str, target: str) -> None:
-    fd, name = open_parent(roots, path, create=True)
-    try:
-        clear_way(fd, name)
-        os.symlink(target, name, dir_fd=fd)
     finally:
         os.close(fd)
 
@@ -314,39 +271,6 @@ def read_link(fd: int, entry: str) -> str:
         return ""
 
 
-def send_files(sock: socket.socket, roots: list[str], root: str, paths: list[str], *, new: bool) -> None:
-    """Send descriptors of regular files, one message each: the number of the path and an errno.
-
-    They are opened for reading or, with ``new``, made for writing.
-
-    After every :data:`WINDOW` of them the other side says that it has closed as many: descriptors on their way count
-    against limits.
-    """
-    for number, path in enumerate(paths):
-        if number and number % WINDOW == 0:
-            sock.recv(1)
-        try:
-            fd = make_regular(roots, f"{root}/{path}") if new else open_regular(roots, f"{root}/{path}")
-        except OSError as error:
-            sock.sendall(FILE_MESSAGE.pack(number, error.errno or errno.EIO))
-            continue
-        try:
-            descriptors = array.array("i", [fd])
-            sock.sendmsg([FILE_MESSAGE.pack(number, 0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        finally:
-            os.close(fd)
-
-
-def make_regular(roots: list[str], path: str) -> int:
-    """A descriptor of a new regular file (0600) for writing; a file, link or empty directory in its place is removed."""
-    parent_fd, name = open_parent(roots, path, create=True)
-    try:
-        clear_way(parent_fd, name)
-        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent_fd)
-    finally:
-        os.close(parent_fd)
-
-
 def clear_way(parent_fd: int, name: str) -> None:
     """Remove what stands in the place of a file, but nothing that is in a directory."""
     try:
@@ -361,10 +285,15 @@ def open_regular(roots: list[str], path: str) -> int:
     """A descriptor of a regular file for reading, no link followed; something else is EINVAL."""
     parent_fd, name = open_parent(roots, path)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
+        return open_regular_at(parent_fd, name)
     finally:
         os.close(parent_fd)
+
+
+def open_regular_at(parent_fd: int, name: str) -> int:
+    """The same for a name in an open directory."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+        raise OSError(errno.EINVAL, "not a regular file", name)
     return fd

@@ -17,12 +17,13 @@ import structlog
 
 from executors.accounts import Account, account, job_environment
 from executors.base import (
+    EntriesWriter,
     Entry,
     Environment,
     EnvironmentLost,
     ExitStatus,
+    FilesReader,
     JobSpec,
-    OpenedFiles,
     Output,
     OutputSink,
     PrepareError,
@@ -32,7 +33,7 @@ from executors.base import (
     Workspace,
     WorkspaceError,
 )
-from executors.file_feed import FileFeed
+from executors.file_feed import Channel, FeedReader, FeedWriter
 from executors.file_operations import write_private
 from executors.frames import FRAME
 from executors.registry import HostSettings
@@ -382,41 +383,27 @@ class ShellWorkspace:
         (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
         return None if result is None else base64.b64decode(result)
 
-    async def open_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+    async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
         """See :class:`executors.base.Workspace`."""
-        return await self._feed(root, paths, new=False)
+        return FeedReader(await self._channel(root), paths)
 
-    async def create_files(self, root: str, paths: Sequence[str]) -> OpenedFiles:
+    async def write_entries(self, root: str) -> EntriesWriter:
         """See :class:`executors.base.Workspace`."""
-        return await self._feed(root, paths, new=True)
+        return FeedWriter(await self._channel(root), root)
 
-    async def _feed(self, root: str, paths: Sequence[str], *, new: bool) -> OpenedFiles:
-        feed = FileFeed(self._link.record_dir, paths)
+    async def _channel(self, root: str) -> Channel:
+        channel = Channel(self._link.record_dir)
         problem = "cancelled"
         try:
-            answer = await self._link.call("open_files", socket=feed.name, root=root, paths=list(paths), new=new)
+            answer = await self._link.call("open_channel", socket=channel.name, root=root)
             problem = answer.get("error", "")
         finally:
             if problem:
-                feed.close()
+                channel.close()
         if problem:
-            raise WorkspaceError(f"open files: {problem}")
-        feed.accept()
-        return feed
-
-    async def make_link(self, path: str, target: str) -> None:
-        """See :class:`executors.base.Workspace`."""
-        await self._do({"kind": "make_link", "path": path, "target": target})
-
-    async def adorn(self, root: str, entries: Sequence[Entry]) -> None:
-        """See :class:`executors.base.Workspace`."""
-        if entries:
-            await self._do(
-                *(
-                    {"kind": "adorn", "path": f"{root}/{entry.path}", "mode": entry.mode, "mtime_ns": entry.mtime_ns}
-                    for entry in entries
-                )
-            )
+            raise WorkspaceError(f"files: {problem}")
+        channel.accept()
+        return channel
 
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.base.Workspace`."""

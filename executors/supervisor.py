@@ -16,7 +16,8 @@ import signal
 import socket
 import time
 
-from executors.file_operations import operate, send_files, write_all
+from executors.file_channel import serve_channel
+from executors.file_operations import operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all
@@ -241,8 +242,8 @@ class Supervisor:
                 self.send({"id": request["id"]})
             elif command == "files":
                 self.start_files(request)
-            elif command == "open_files":
-                self.open_files(request)
+            elif command == "open_channel":
+                self.open_channel(request)
             elif command == "runs":
                 self.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
@@ -513,8 +514,8 @@ class Supervisor:
         self.file_jobs[read_fd] = (request["id"], [])
         self.epoll.register(read_fd, select.EPOLLIN)
 
-    def open_files(self, request: Message) -> None:
-        """Have a child with the job user's rights send descriptors to a socket of the record."""
+    def open_channel(self, request: Message) -> None:
+        """Have a child with the job user's rights read and write files for whoever listens at a socket of the record."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             sock.connect(f"/proc/self/fd/{self.dir_fd}/{request['socket']}")
@@ -522,7 +523,7 @@ class Supervisor:
             if pid == 0:
                 try:
                     self.drop_privileges()
-                    send_files(sock, self.roots, request["root"], request["paths"], new=request["new"])
+                    serve_channel(sock, self.roots, request["root"])
                 finally:
                     os._exit(0)
         finally:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from executors.base import Entry
+from runner.errors import ArchiveError
 
 # What one name of a file may be long, and a link contain.
 PATH_MAX = 4096
@@ -18,6 +19,13 @@ class Limits:
 
     entries: int = 1_000_000
     size_bytes: int = 64 * 1024**3
+    names_bytes: int = 256 * 1024**2
+
+
+def too_big(entries: int, size_bytes: int = 0) -> ArchiveError:
+    """What to raise for an archive beyond the limits."""
+    size = f", {size_bytes} bytes" if size_bytes else ""
+    return ArchiveError(f"the archive is too big: {entries} entries{size}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +38,16 @@ class Member:
 
 
 class Source(Protocol):
-    """An opened archive. ``members`` stand in its order; nothing in it has been believed but what ``check`` looks at."""
+    """An opened archive. Everything in it may be wrong, and whatever is raises :class:`runner.errors.ArchiveError`."""
 
     @property
-    def members(self) -> Sequence[Member]:
-        """Every entry."""
+    def members(self) -> Iterable[Member]:
+        """Every entry, in the order of the archive."""
         ...
 
     @property
     def is_in_order(self) -> bool:
-        """Whether contents have to be read in the order of the members, each before the next one."""
+        """Whether a content has to be read before the next member is asked for."""
         ...
 
     def target(self, member: Member) -> str:
@@ -47,7 +55,7 @@ class Source(Protocol):
         ...
 
     def content(self, member: Member) -> Iterator[bytes]:
-        """The content of a file in pieces, checked. Raises :class:`runner.errors.ArchiveError`."""
+        """The content of a file in pieces, checked."""
         ...
 
     def close(self) -> None:

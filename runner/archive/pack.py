@@ -7,7 +7,6 @@ have work within one big file. Pieces come out in their order whoever is ready f
 from __future__ import annotations
 
 import asyncio
-import os
 import struct
 import urllib.parse
 from collections import deque
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from executors.base import Entry, OpenedFile, OpenedFiles, Workspace
+from executors.base import Entry, FileContent, FilesReader, Workspace
 from runner.archive.formats import Format, Level, as_comment, as_frame
 from runner.archive.piece import Parts, deflater, zstandard_framer
 from runner.archive.tar import TarWriter
@@ -25,7 +24,6 @@ from runner.archive.zip import DEFLATED, ZSTANDARD, ZipWriter
 from runner.errors import ArchiveError
 
 Sink = Callable[[bytes], Awaitable[None]]
-PIECE_BYTES = 1024 * 1024
 # So much is handed on at once: small files cost no hand-over each.
 OUT_BYTES = 1024 * 1024
 WORKERS = 2
@@ -58,9 +56,9 @@ async def pack(
     files, where unpackers pass over it.
     """
     paths = [member.source or member.path for member in members if member.kind == "file"]
-    opened = await workspace.open_files(root, paths)
+    reader = await workspace.read_files(root, paths)
     outlet = _Outlet(sink, asyncio.get_running_loop())
-    packer = _Packer(opened, outlet.send, level, mark)
+    packer = _Packer(reader, outlet.send, level, mark)
     work = {
         Format.RAW: packer.raw,
         Format.GZIP: packer.gzip,
@@ -74,6 +72,7 @@ async def pack(
     except asyncio.CancelledError:
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         outlet.shut()
+        reader.close()
         raise
     return Packed(entries=packer.entries, size_bytes=packer.size, skipped=tuple(packer.skipped))
 
@@ -110,9 +109,9 @@ class _Outlet:
 class _Packer:
     """Runs in a thread of its own; ``send`` blocks until a piece was taken."""
 
-    def __init__(self, opened: OpenedFiles, send: Callable[[bytes], None], level: Level, mark: str) -> None:
-        self._opened = opened
-        self._files: Iterator[OpenedFile] = iter(())
+    def __init__(self, reader: FilesReader, send: Callable[[bytes], None], level: Level, mark: str) -> None:
+        self._reader = reader
+        self._files: Iterator[FileContent] = iter(())
         self._send = send
         self._level = level
         self._mark = mark
@@ -126,25 +125,26 @@ class _Packer:
     def run(self, work: Callable[[], None]) -> None:
         """Do the work and give everything back."""
         try:
-            self._files = iter(self._opened)
+            self._files = iter(self._reader)
             work()
             self._flush()
         finally:
-            self._opened.close()
+            self._reader.close()
+            self._reader.dispose()
 
     def raw(self, members: Sequence[Entry]) -> None:
         for member in members:
-            for piece in self._read(self._need(member)):
+            for piece in self._need(member).pieces():
                 self._write(piece)
 
     def gzip(self, members: Sequence[Entry]) -> None:
         with ThreadPoolExecutor(WORKERS, "deflate") as pool:
             for member in members:
-                fd = self._need(member)
+                file = self._need(member)
                 name, comment = (_latin(part) for part in (member.path.rpartition("/")[2], member.path))
                 seconds = max(member.mtime_ns // 1_000_000_000, 0) & 0xFFFFFFFF
                 self._write(struct.pack("<4BIBB", 0x1F, 0x8B, 8, 0x18, seconds, 0, 255) + name + b"\0" + comment + b"\0")
-                crc, size, _ = self._pieces(pool, fd)
+                crc, size, _ = self._pieces(pool, file)
                 self._write(struct.pack("<II", crc, size & 0xFFFFFFFF))
 
     def zip(self, members: Sequence[Entry]) -> None:
@@ -161,11 +161,9 @@ class _Packer:
                 self.entries += 1
                 writer.small(member)
                 continue
-            fd = self._open(member)
-            if fd >= 0:
-                size = os.fstat(fd).st_size
-                if not writer.file(member, size, self._read(fd)):
-                    self.skipped.append((member.path, f"the file became shorter than {size} bytes"))
+            file = self._open(member)
+            if file is not None and not writer.file(member, file.size, file.pieces()):
+                self.skipped.append((member.path, f"the file became shorter than {file.size} bytes"))
         writer.finish()
         if self._mark:
             self._write(as_frame(self._mark))
@@ -178,53 +176,38 @@ class _Packer:
                     self.entries += 1
                     writer.small(member)
                     continue
-                fd = self._open(member)
-                if fd < 0:
+                file = self._open(member)
+                if file is None:
                     continue
-                size = os.fstat(fd).st_size
-                if size == 0:
-                    os.close(fd)
+                if file.size == 0:
                     writer.small(member)
                     continue
-                writer.begin(member, size, method)
-                writer.end(*self._pieces(pool, fd))
+                writer.begin(member, file.size, method)
+                writer.end(*self._pieces(pool, file))
         writer.finish(as_comment(self._mark) if self._mark else b"")
 
-    def _open(self, member: Entry) -> int:
-        """The descriptor of the next file; -1 where it cannot be read: what was deleted meanwhile is missed by nobody."""
+    def _open(self, member: Entry) -> FileContent | None:
+        """The next file; None where it cannot be read: what was deleted meanwhile is missed by nobody."""
         found = next(self._files)
-        if found.fd < 0:
+        if found.error:
             self.skipped.append((member.path, found.error))
-            return -1
+            return None
         self.entries += 1
-        return found.fd
+        return found
 
-    def _need(self, member: Entry) -> int:
+    def _need(self, member: Entry) -> FileContent:
         """The same where the archive is worth nothing without the file."""
-        fd = self._open(member)
-        if fd < 0:
+        file = self._open(member)
+        if file is None:
             raise ArchiveError(f"{member.path}: {self.skipped[-1][1]}")
-        return fd
+        return file
 
-    def _read(self, fd: int) -> Iterator[bytes]:
-        """Content in pieces; closes the descriptor."""
-        try:
-            left = os.fstat(fd).st_size
-            while left > 0:
-                piece = os.read(fd, min(PIECE_BYTES, left))
-                if not piece:
-                    return
-                left -= len(piece)
-                yield piece
-        finally:
-            os.close(fd)
-
-    def _pieces(self, pool: ThreadPoolExecutor, fd: int) -> tuple[int, int, int]:
+    def _pieces(self, pool: ThreadPoolExecutor, file: FileContent) -> tuple[int, int, int]:
         """Compress a file into the archive; CRC and size of its content, and what it became."""
         before = self.size + self._waiting
         ahead: deque[Future[Parts]] = deque()
         crc = size = 0
-        pieces = self._read(fd)
+        pieces = file.pieces()
         piece = next(pieces, None)
         if piece is None:
             # Only a file that was emptied since it was opened comes here.

@@ -9,6 +9,7 @@ from typing import Protocol
 import zstandard
 from isal import isal_zlib
 
+from executors.base import ZEROS
 from runner.archive.formats import Level
 
 RAW = -zlib.MAX_WBITS
@@ -42,6 +43,33 @@ class _Compressor(Protocol):
 
 def deflater(level: Level) -> PieceCompressor:
     """How pieces are compressed at a level."""
+    return _remembering_holes(_deflater(level))
+
+
+def zstandard_framer(level: Level) -> PieceCompressor:
+    """Every piece becomes a frame of its own, which decoders take one after the other."""
+
+    def frame(piece: bytes, *, is_last: bool) -> Parts:
+        return [zstandard.ZstdCompressor(level=ZSTANDARD[level]).compress(piece)]
+
+    return _remembering_holes(frame)
+
+
+def _remembering_holes(compress: PieceCompressor) -> PieceCompressor:
+    """Every piece of a hole becomes the same: a file of many gigabytes may have little else."""
+    known: dict[bool, Parts] = {}
+
+    def compressed(piece: bytes, *, is_last: bool) -> Parts:
+        if piece is not ZEROS:
+            return compress(piece, is_last=is_last)
+        if is_last not in known:
+            known[is_last] = compress(piece, is_last=is_last)
+        return known[is_last]
+
+    return compressed
+
+
+def _deflater(level: Level) -> PieceCompressor:
 
     def make() -> _Compressor:
         if level in ISAL:
@@ -57,15 +85,6 @@ def deflater(level: Level) -> PieceCompressor:
         return parts if sum(map(len, parts)) <= len(piece) else _stored(piece, is_last=is_last)
 
     return deflate
-
-
-def zstandard_framer(level: Level) -> PieceCompressor:
-    """Every piece becomes a frame of its own, which decoders take one after the other."""
-
-    def frame(piece: bytes, *, is_last: bool) -> Parts:
-        return [zstandard.ZstdCompressor(level=ZSTANDARD[level]).compress(piece)]
-
-    return frame
 
 
 def _is_worth_it(piece: bytes) -> bool:

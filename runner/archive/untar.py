@@ -1,114 +1,147 @@
-"""Reading tar files in zstandard: once to learn what is in them, once more for the contents."""
+"""Reading tar files in zstandard, once from front to back."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import zstandard
 
-from executors.base import Entry
-from runner.archive.members import PATH_MAX, Limits, Member
+from runner.archive.match import shown
+from runner.archive.members import Limits, Member, too_big
+from runner.archive.tar_header import (
+    BLOCK,
+    EXTENSION_MAX,
+    EXTENSIONS,
+    PAX_GLOBAL,
+    BadHeader,
+    Header,
+    is_sparse,
+    parse_extension,
+    parse_header,
+)
 from runner.errors import ArchiveError
 
 PIECE_BYTES = 1024 * 1024
 INVALID = "tar: not a valid tar.zst file"
-KINDS = {tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.DIRTYPE: "dir", tarfile.SYMTYPE: "link"}
 # zstd --ultra --long=31 is for those who can spend the memory: nobody writes caches with it.
 WINDOW_BYTES = 128 * 1024 * 1024
-_WRONG = (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError)
+END = bytes(BLOCK)
 
 
 class TarSource:
-    """See :class:`runner.archive.members.Source`."""
+    """See :class:`runner.archive.members.Source`. What is too much is refused when it is come to."""
 
     is_in_order = True
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        self._path = path
-        self._members: list[Member] = []
-        self._targets: dict[int, str] = {}
-        self._reader: Generator[tuple[int, Iterator[bytes]], None, None] | None = None
-        size = 0
-        try:
-            with _opened(path) as archive:
-                for number, about in enumerate(archive):
-                    size += about.size
-                    if number >= limits.entries or size > limits.size_bytes:
-                        raise ArchiveError(f"the archive is too big: more than {number} entries, {size} bytes")
-                    self._members.append(Member(number, about.name, _entry(about)))
-                    if about.issym():
-                        self._targets[number] = about.linkname
-                    archive.members = []  # type: ignore[attr-defined]  # they would all be kept
-        except _WRONG as error:
-            raise ArchiveError(INVALID) from error
+        self._limits = limits
+        self._stream = _Stream(path)
+        self._left = 0
+        self._padding = 0
+        self._current = -1
 
     @property
-    def members(self) -> Sequence[Member]:
-        """See :class:`runner.archive.members.Source`."""
-        return self._members
+    def members(self) -> Iterator[Member]:
+        """See :class:`runner.archive.members.Source`: once, each until the next one is asked for."""
+        size = names = headers = 0
+        extensions: dict[bytes, bytes] = {}
+        while (header := self._next(extensions)) is not None:
+            headers += 1
+            size += header.size
+            names += len(header.name) + len(header.target)
+            limits = self._limits
+            if headers > limits.entries or size > limits.size_bytes or names > limits.names_bytes:
+                raise too_big(headers, size)
+            if header.kind in EXTENSIONS:
+                extensions |= self._extension(header)
+                continue
+            member = Member(self._current + 1, header.name.decode(errors="surrogateescape"), header.entry)
+            if is_sparse(header, extensions):
+                raise ArchiveError(f"{shown(member.name)} cannot be extracted: sparse files in tar files are not supported")
+            extensions = {}
+            self._current += 1
+            self._left, self._padding = header.size, -header.size % BLOCK
+            yield member
 
     def target(self, member: Member) -> str:
         """See :class:`runner.archive.members.Source`."""
-        target = self._targets[member.number]
-        if len(target) > PATH_MAX:
-            raise ArchiveError(f"{member.name} cannot be extracted: the target of the link is too long")
-        return target
+        return member.about.target
 
     def content(self, member: Member) -> Iterator[bytes]:
         """See :class:`runner.archive.members.Source`."""
-        if self._reader is None:
-            self._reader = self._contents()
-        for number, content in self._reader:
-            if number == member.number:
-                yield from content
-                return
-        raise ArchiveError(INVALID)
+        assert member.number == self._current, "the content of a member is read in its turn"
+        while self._left:
+            piece = self._stream.some(min(PIECE_BYTES, self._left))
+            self._left -= len(piece)
+            yield piece
 
     def close(self) -> None:
         """See :class:`runner.archive.members.Source`."""
-        if self._reader is not None:
-            self._reader.close()
+        self._stream.close()
 
-    def _contents(self) -> Generator[tuple[int, Iterator[bytes]], None, None]:
+    def _next(self, extensions: dict[bytes, bytes]) -> Header | None:
+        self._stream.skip(self._left + self._padding)
+        self._left = self._padding = 0
+        block = self._stream.exactly(BLOCK)
+        if block == END:
+            return None
         try:
-            with _opened(self._path) as archive:
-                for number, about in enumerate(archive):
-                    yield number, _pieces(archive, about)
-                    archive.members = []  # type: ignore[attr-defined]
-        except _WRONG as error:
+            return parse_header(block, extensions)
+        except BadHeader as error:
+            raise ArchiveError(INVALID) from error
+
+    def _extension(self, header: Header) -> dict[bytes, bytes]:
+        if header.size > EXTENSION_MAX:
+            raise ArchiveError(f"tar: an extended header of {header.size} bytes is too big")
+        content = self._stream.exactly(header.size)
+        self._padding = -header.size % BLOCK
+        if header.kind == PAX_GLOBAL:
+            return {}  # comments about all members
+        try:
+            return parse_extension(header.kind, content)
+        except BadHeader as error:
             raise ArchiveError(INVALID) from error
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
-    with (
-        path.open("rb") as file,
-        decompressor.stream_reader(file, read_across_frames=True, closefd=False) as reader,
-        tarfile.open(fileobj=reader, mode="r|", bufsize=PIECE_BYTES, errors="surrogateescape") as archive,
-    ):
-        yield archive
+class _Stream:
+    """What a file in zstandard holds, from front to back; an end that comes too early is an error."""
 
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
+        self._reader = decompressor.stream_reader(self._file, read_across_frames=True, closefd=True)
+        self._buffer = b""
+        self._at = 0
 
-def _pieces(archive: tarfile.TarFile, about: tarfile.TarInfo) -> Iterator[bytes]:
-    content = archive.extractfile(about) if about.isreg() else None
-    if content is None:
-        return
-    left = about.size
-    while left:
-        piece = content.read(min(PIECE_BYTES, left))
-        if not piece:
-            raise ArchiveError(INVALID)
-        left -= len(piece)
-        yield piece
+    def some(self, size: int) -> bytes:
+        """At least one byte, and ``size`` at most."""
+        if self._at == len(self._buffer):
+            try:
+                self._buffer, self._at = self._reader.read(PIECE_BYTES), 0
+            except zstandard.ZstdError as error:
+                raise ArchiveError(INVALID) from error
+            if not self._buffer:
+                raise ArchiveError(INVALID)
+        if self._at == 0 and size >= len(self._buffer):
+            found, self._buffer = self._buffer, b""
+            return found
+        found = self._buffer[self._at : self._at + size]
+        self._at += len(found)
+        return found
 
+    def exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        found = self.some(size) if size else b""
+        while len(found) < size:
+            found += self.some(size - len(found))
+        return found
 
-def _entry(about: tarfile.TarInfo) -> Entry:
-    """Set-uid, set-gid and sticky are dropped; devices, FIFOs and hard links are "other"."""
-    kind = KINDS.get(about.type, "other")
-    if about.isreg() and kind == "other":
-        kind = "file"  # sparse
-    return Entry(path="", kind=kind, mode=about.mode & 0o777, size=about.size, mtime_ns=int(about.mtime) * 10**9)
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes."""
+        while size:
+            size -= len(self.some(size))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
-import struct
-import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,19 +11,21 @@ from typing import Protocol
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from executors.base import Entry
-from runner.archive.members import PATH_MAX, Limits, Member
+from runner.archive.match import shown
+from runner.archive.members import PATH_MAX, Limits, Member, too_big
 from runner.archive.zip import DEFLATED, LOCAL, STORED, ZSTANDARD
+from runner.archive.zip_directory import INVALID, ZipEntry, read_directory
 from runner.errors import ArchiveError
 
-TIMESTAMP = 0x5455
 PIECE_BYTES = 1024 * 1024
 # So much of a compressed file is read at once.
 READ_BYTES = 256 * 1024
+# More than an extra field of a local header usually has.
+EXTRA_BYTES = 64
+WINDOW_BYTES = 128 * 1024 * 1024
 ENCRYPTED = 1
 # What a byte can stand for at most: deflate's longest match for its shortest code, a block of one repeated byte.
 MAX_RATIO = {STORED: 1, DEFLATED: 1032, ZSTANDARD: 64 * 1024}
-INVALID = "zip: not a valid zip file"
 
 
 class _Decompressor(Protocol):
@@ -43,15 +41,14 @@ class ZipSource:
     is_in_order = False
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self._infos = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, struct.error) as error:
-            raise ArchiveError(INVALID) from error
-        self._size = path.stat().st_size
-        _check(self._infos, self._size, limits)
-        self._members = [Member(number, info.filename, _entry(info)) for number, info in enumerate(self._infos)]
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._entries = read_directory(self._fd, limits)
+            _check(self._entries, os.fstat(self._fd).st_size, limits)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._members = [Member(number, entry.name, entry.about) for number, entry in enumerate(self._entries)]
 
     @property
     def members(self) -> Sequence[Member]:
@@ -66,57 +63,62 @@ class ZipSource:
 
     def content(self, member: Member) -> Iterator[bytes]:
         """See :class:`runner.archive.members.Source`."""
-        info = self._infos[member.number]
-        left, crc = info.file_size, 0
-        for piece in self._unpacked(info):
+        entry = self._entries[member.number]
+        left, crc = entry.size, 0
+        for piece in self._unpacked(entry):
             left -= len(piece)
             if left < 0:
-                raise ArchiveError(f"{member.name} is bigger than the archive says")
+                raise ArchiveError(f"{shown(member.name)} is bigger than the archive says")
             crc = isal_zlib.crc32(piece, crc)
             yield piece
-        if left or crc != info.CRC:
-            raise ArchiveError(f"zip: checksum error in {member.name}")
+        if left or crc != entry.crc:
+            raise ArchiveError(f"zip: checksum error in {shown(member.name)}")
 
     def close(self) -> None:
         """See :class:`runner.archive.members.Source`."""
         os.close(self._fd)
 
-    def _unpacked(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        head = os.pread(self._fd, LOCAL.size, info.header_offset)
+    def _unpacked(self, entry: ZipEntry) -> Iterator[bytes]:
+        packed = self._packed(entry)
+        if entry.method == STORED:
+            return packed
+        return _inflated(packed) if entry.method == DEFLATED else _frames(packed)
+
+    def _packed(self, entry: ZipEntry) -> Iterator[bytes]:
+        """What follows the header of an entry; a small one is read together with it."""
+        wanted = LOCAL.size + len(entry.name) + EXTRA_BYTES + entry.packed
+        head = os.pread(self._fd, min(wanted, READ_BYTES), entry.offset)
         if len(head) < LOCAL.size or not head.startswith(b"PK\3\4"):
             raise ArchiveError(INVALID)
-        *_, name_length, extra_length = LOCAL.unpack(head)
-        packed = self._packed(info.header_offset + LOCAL.size + name_length + extra_length, info.compress_size)
-        if info.compress_type == STORED:
-            return packed
-        if info.compress_type == DEFLATED:
-            return _inflated(packed)
-        return _frames(packed)
-
-    def _packed(self, start: int, size: int) -> Iterator[bytes]:
-        end = start + size
-        while start < end:
-            piece = os.pread(self._fd, min(READ_BYTES, end - start), start)
+        *_, name_size, extra_size = LOCAL.unpack_from(head)
+        start = LOCAL.size + name_size + extra_size
+        piece = head[start : start + entry.packed]
+        at, left = entry.offset + start + len(piece), entry.packed - len(piece)
+        if piece:
+            yield piece
+        while left:
+            piece = os.pread(self._fd, min(READ_BYTES, left), at)
             if not piece:
                 raise ArchiveError(INVALID)
-            start += len(piece)
+            at, left = at + len(piece), left - len(piece)
             yield piece
 
 
-def _check(infos: Sequence[zipfile.ZipInfo], size: int, limits: Limits) -> None:
+def _check(entries: Sequence[ZipEntry], file_size: int, limits: Limits) -> None:
     """Refuse what cannot be right before anything is unpacked."""
-    unpacked = sum(info.file_size for info in infos)
-    if len(infos) > limits.entries or unpacked > limits.size_bytes:
-        raise ArchiveError(f"the archive is too big: {len(infos)} entries, {unpacked} bytes")
-    if sum(info.compress_size for info in infos) > size:
+    size = sum(entry.size for entry in entries)
+    if size > limits.size_bytes:
+        raise too_big(len(entries), size)
+    if sum(entry.packed for entry in entries) > file_size:
         raise ArchiveError("the archive is not valid: its entries overlap")
-    for info in infos:
-        if info.flag_bits & ENCRYPTED:
-            raise ArchiveError(f"{info.filename} cannot be extracted: it is encrypted")
-        if info.compress_type not in MAX_RATIO:
-            raise ArchiveError(f"{info.filename} cannot be extracted: unknown compression method {info.compress_type}")
-        if info.file_size > info.compress_size * MAX_RATIO[info.compress_type] + PIECE_BYTES:
-            raise ArchiveError(f"{info.filename} cannot be extracted: it is bigger than its content can be")
+    for entry in entries:
+        name = f"{shown(entry.name)} cannot be extracted"
+        if entry.flags & ENCRYPTED:
+            raise ArchiveError(f"{name}: it is encrypted")
+        if entry.method not in MAX_RATIO:
+            raise ArchiveError(f"{name}: unknown compression method {entry.method}")
+        if entry.size > entry.packed * MAX_RATIO[entry.method] + PIECE_BYTES:
+            raise ArchiveError(f"{name}: it is bigger than its content can be")
 
 
 def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
@@ -155,28 +157,14 @@ class _Pieces:
         return found
 
 
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
+
+
 def _frames(packed: Iterator[bytes]) -> Iterator[bytes]:
     try:
-        with zstandard.ZstdDecompressor().stream_reader(_Pieces(packed), read_across_frames=True) as reader:  # type: ignore[arg-type]
+        with _decompressor().stream_reader(_Pieces(packed), read_across_frames=True) as reader:  # type: ignore[arg-type]
             while piece := reader.read(PIECE_BYTES):
                 yield piece
     except zstandard.ZstdError as error:
         raise ArchiveError(INVALID) from error
-
-
-def _entry(info: zipfile.ZipInfo) -> Entry:
-    """Mode and time of an entry: set-uid, set-gid and sticky are dropped; the time is the extra field's, else local."""
-    mode = info.external_attr >> 16
-    try:
-        seconds = time.mktime((*info.date_time, 0, 0, -1))
-    except (ValueError, OverflowError):
-        seconds = 0.0
-    extra = info.extra
-    while len(extra) >= 4:
-        tag, size = struct.unpack_from("<HH", extra)
-        if tag == TIMESTAMP and 5 <= size <= len(extra) - 4 and extra[4] & 1:
-            seconds = struct.unpack_from("<i", extra, 5)[0]
-        extra = extra[4 + size :]
-    kinds = {stat.S_IFLNK: "link", stat.S_IFREG: "file", 0: "file"}
-    kind = "dir" if info.is_dir() else kinds.get(stat.S_IFMT(mode), "other")
-    return Entry(path="", kind=kind, mode=stat.S_IMODE(mode) & 0o777, size=info.file_size, mtime_ns=int(seconds) * 10**9)

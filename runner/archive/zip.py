@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from executors.base import Entry
 
 STORED, DEFLATED, ZSTANDARD = 0, 8, 93
+# Tags of extra fields: 64-bit numbers, time, user and group.
+WIDE, TIMESTAMP, OWNER = 0x0001, 0x5455, 0x7875
 VERSION = 45
 MADE_BY = 3 << 8 | VERSION  # Unix
 DESCRIPTOR, UTF8 = 0x0008, 0x0800
@@ -96,7 +98,9 @@ class ZipWriter:
         if not path.isascii() and _is_utf8(name):
             flags |= UTF8
         mode = KINDS[member.kind] | (0o777 if member.kind == "link" else member.mode)
-        extra = struct.pack("<HHBI", 0x5455, 5, 1, seconds & LIMIT)
+        extra = struct.pack("<HHBI", TIMESTAMP, 5, 1, seconds & LIMIT)
+        if member.owner is not None:
+            extra = struct.pack("<HHBBIBI", OWNER, 11, 1, 4, member.owner[0], 4, member.owner[1]) + extra
         entry = _Written(name, mode, extra, _dos_time(seconds), method, flags, self._offset)
         self._entries.append(entry)
         return entry
@@ -107,7 +111,7 @@ class ZipWriter:
         if entry.wide:
             # A reader that goes through the file takes the size of the descriptor's fields from here.
             sizes = (0, LIMIT, LIMIT)
-            extra = struct.pack("<HHQQ", 1, 16, 0, 0) + extra
+            extra = struct.pack("<HHQQ", WIDE, 16, 0, 0) + extra
         head = (0x04034B50, VERSION, entry.flags, entry.method, *entry.dos_time, *sizes, len(entry.name), len(extra))
         self._write(LOCAL.pack(*head) + entry.name + extra)
 
@@ -115,7 +119,7 @@ class ZipWriter:
         wide = [value for value in (entry.size, entry.packed, entry.offset) if value >= LIMIT]
         extra = entry.extra
         if wide:
-            extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) + extra
+            extra = struct.pack(f"<HH{len(wide)}Q", WIDE, 8 * len(wide), *wide) + extra
         head = (
             *(0x02014B50, MADE_BY, VERSION, entry.flags, entry.method, *entry.dos_time),
             *(entry.crc, min(entry.packed, LIMIT), min(entry.size, LIMIT), len(entry.name), len(extra), 0, 0, 0),

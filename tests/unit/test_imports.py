@@ -59,9 +59,12 @@ def test_imports_follow_the_direction_of_the_design(package: str) -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize("module", ["warm_parent", "supervisor", "processes", "file_operations", "frames", "namespaces"])
+@pytest.mark.parametrize(
+    "module",
+    ["warm_parent", "supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces"],
+)
 def test_the_supervisor_needs_the_standard_library_only(module: str) -> None:
-    names = ("supervisor", "processes", "file_operations", "frames", "namespaces")
+    names = ("supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces")
     own = {f"executors.{name}" for name in names}
     found = {name.partition(".")[0] for name in imported(ROOT / "executors" / f"{module}.py") if not name.startswith(tuple(own))}
     assert found <= sys.stdlib_module_names

@@ -1,0 +1,170 @@
+"""The end of a file channel that has the rights of a job's user. Standard library only.
+
+The other end asks in messages of many files at once, and contents of small files travel inside the messages; of a large
+one a descriptor does.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+import stat
+import struct
+
+from executors.file_operations import clear_way, open_regular_at, write_all
+from executors.open_directories import OpenDirectories
+
+# First byte of a message: read these paths (NUL between them), or write these entries.
+READ, WRITE = b"R", b"W"
+# Kinds of entries: NEW asks for a descriptor of a new file, ADORN for mode, time and owner of what is there.
+DIR, FILE, NEW, LINK, ADORN = range(5)
+# Kind, mode, time in ns, user, group (-1: nobody in particular), bytes of the path, bytes of content or target.
+ENTRY = struct.Struct("<BIqiiII")
+# Number of the file in its message, errno, bytes of content behind this head or, with a descriptor, of the file.
+ANSWER = struct.Struct("<IIQ")
+SMALL_BYTES = 64 * 1024
+BATCH_BYTES = 64 * 1024
+MESSAGE_BYTES = 256 * 1024
+
+
+def serve_channel(sock: socket.socket, roots: list[str], root: str) -> None:
+    """Answer the messages about what lies below ``root`` until the other end closes."""
+    directories = OpenDirectories(roots, root)
+    while message := sock.recv(MESSAGE_BYTES):
+        if message[:1] == READ:
+            read_batch(sock, directories, message[1:])
+        else:
+            write_batch(sock, directories, memoryview(message)[1:])
+
+
+def send_descriptor(sock: socket.socket, answer: bytes, fd: int) -> None:
+    """Send an answer with a descriptor, which is closed here."""
+    try:
+        sock.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    finally:
+        os.close(fd)
+
+
+def read_batch(sock: socket.socket, directories: OpenDirectories, paths: bytes) -> None:
+    """Answer with contents, descriptors and errors, in the order of the paths."""
+    parts: list[bytes] = []
+    waiting = 0
+    for number, path in enumerate(paths.split(b"\0")):
+        try:
+            parent_fd, name = directories.parent(os.fsdecode(path))
+            fd = open_regular_at(parent_fd, name)
+            size = os.fstat(fd).st_size
+            if size > SMALL_BYTES:
+                if parts:
+                    sock.sendall(b"".join(parts))
+                    parts, waiting = [], 0
+                send_descriptor(sock, ANSWER.pack(number, 0, size), fd)
+                continue
+            content = read_small(fd, size)
+        except OSError as error:
+            parts.append(ANSWER.pack(number, error.errno or errno.EIO, 0))
+            continue
+        parts += (ANSWER.pack(number, 0, len(content)), content)
+        waiting += len(content)
+        if waiting >= BATCH_BYTES:
+            sock.sendall(b"".join(parts))
+            parts, waiting = [], 0
+    if parts:
+        sock.sendall(b"".join(parts))
+
+
+def read_small(fd: int, size: int) -> bytes:
+    """At most ``size`` bytes of a file, whose descriptor is closed."""
+    try:
+        content = b""
+        while len(content) < size and (data := os.read(fd, size - len(content))):
+            content += data
+        return content
+    finally:
+        os.close(fd)
+
+
+def write_batch(sock: socket.socket, directories: OpenDirectories, message: memoryview) -> None:
+    """Make entries; one answer: with the descriptor of the last, or the first error and whose it is."""
+    at = number = 0
+    fd = -1
+    try:
+        while at < len(message):
+            kind, mode, mtime_ns, uid, gid, path_size, size = ENTRY.unpack_from(message, at)
+            at += ENTRY.size
+            path = os.fsdecode(bytes(message[at : at + path_size]))
+            content = message[at + path_size : at + path_size + size]
+            at += path_size + size
+            if kind == DIR:
+                directories.make(path)
+            elif kind == ADORN:
+                adorn(directories, path, mode, mtime_ns, uid, gid)
+            else:
+                parent_fd, name = directories.parent(path, create=True)
+                directories.forget(path)
+                clear_way(parent_fd, name)
+                if kind == LINK:
+                    os.symlink(os.fsdecode(bytes(content)), name, dir_fd=parent_fd)
+                    own(parent_fd, name, uid, gid)
+                    os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
+                else:
+                    fd = new_file(parent_fd, name)
+            if kind == FILE:
+                write_all(fd, content)
+                dress(fd, mode, mtime_ns, uid, gid)
+                os.close(fd)
+                fd = -1
+            number += 1
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        sock.sendall(ANSWER.pack(number, error.errno or errno.EIO, 0))
+        return
+    answer = ANSWER.pack(number, 0, 0)
+    if fd >= 0:
+        send_descriptor(sock, answer, fd)
+    else:
+        sock.sendall(answer)
+
+
+def new_file(parent_fd: int, name: str) -> int:
+    """A descriptor of a new file that nobody else may read yet."""
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent_fd)
+
+
+def adorn(directories: OpenDirectories, path: str, mode: int, mtime_ns: int, uid: int, gid: int) -> None:
+    """Give a file or directory its mode, time and owner; what is gone meanwhile needs none."""
+    try:
+        parent_fd, name = directories.parent(path)
+        about = os.lstat(name, dir_fd=parent_fd)
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            return
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return
+    try:
+        dress(fd, mode, mtime_ns, uid, gid)
+    finally:
+        os.close(fd)
+
+
+def dress(fd: int, mode: int, mtime_ns: int, uid: int, gid: int) -> None:
+    """Owner, time and mode of an open file."""
+    if uid >= 0:
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError:
+            pass  # only root may give files away
+    os.utime(fd, ns=(mtime_ns, mtime_ns))
+    os.fchmod(fd, mode)
+
+
+def own(parent_fd: int, name: str, uid: int, gid: int) -> None:
+    """The owner of a link."""
+    if uid >= 0:
+        try:
+            os.chown(name, uid, gid, dir_fd=parent_fd, follow_symlinks=False)
+        except OSError:
+            pass

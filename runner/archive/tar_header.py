@@ -1,0 +1,143 @@
+"""Headers of tar files: ustar, with the extensions of GNU tar and POSIX for what does not fit. Pure.
+
+The standard library's reader takes extensions of any size into memory, and a chain of them through recursion; this one
+knows no more than archives of caches need.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from executors.base import Entry
+
+BLOCK = 512
+# What a long name or a header of POSIX may be long.
+EXTENSION_MAX = 1024 * 1024
+REGULAR = frozenset((b"0", b"\0", b"7"))
+LINK, DIR, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, GNU_SPARSE = b"2", b"5", b"L", b"K", b"x", b"g", b"S"
+EXTENSIONS = frozenset((LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL))
+# Hard links, devices, directories and FIFOs: whatever the size says, nothing follows.
+WITHOUT_CONTENT = frozenset((b"1", LINK, b"3", b"4", DIR, b"6"))
+KINDS = {LINK: "link", DIR: "dir"}
+_RECORD = re.compile(rb"([0-9]{1,7}) ")
+_SECONDS = re.compile(rb"(-?[0-9]{1,12})(?:\.[0-9]*)?")
+_NUMBER = re.compile(rb"[0-9]{1,19}")
+
+
+class BadHeader(ValueError):
+    """What stands there is no header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """``size`` is that of what follows."""
+
+    kind: bytes
+    name: bytes
+    target: bytes
+    mode: int
+    seconds: int
+    size: int
+    owner: tuple[int, int] | None
+
+    @property
+    def entry(self) -> Entry:
+        """Set-uid, set-gid and sticky are dropped; devices, FIFOs and hard links are "other". Without a path."""
+        kind = "file" if self.kind in REGULAR else KINDS.get(self.kind, "other")
+        return Entry(
+            path="",
+            kind=kind,
+            mode=self.mode & 0o777,
+            size=self.size if kind == "file" else 0,
+            mtime_ns=self.seconds * 10**9,
+            target=self.target.decode(errors="surrogateescape") if kind == "link" else "",
+            owner=self.owner,
+        )
+
+
+def parse_header(block: bytes, extensions: dict[bytes, bytes]) -> Header:
+    """The header in a block, with what extensions before it say. Raises :class:`BadHeader`."""
+    if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * 0x20:
+        raise BadHeader
+    kind = block[156:157]
+    name = _text(block[:100])
+    if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
+        name = prefix + b"/" + name
+    if kind not in EXTENSIONS:
+        name = extensions.get(b"path", name)
+    if kind == b"\0" and name.endswith(b"/"):
+        kind = DIR
+    size = _extended(extensions, b"size", block[124:136])
+    if kind in WITHOUT_CONTENT:
+        size = 0
+    if size < 0:
+        raise BadHeader
+    return Header(
+        kind=kind,
+        name=name,
+        target=extensions.get(b"linkpath", _text(block[157:257])),
+        mode=_number(block[100:108]),
+        seconds=_seconds(extensions[b"mtime"]) if b"mtime" in extensions else _number(block[136:148]),
+        size=size,
+        owner=_owner(_extended(extensions, b"uid", block[108:116]), _extended(extensions, b"gid", block[116:124])),
+    )
+
+
+def parse_extension(kind: bytes, content: bytes) -> dict[bytes, bytes]:
+    """What an extension says about the header that comes next. Raises :class:`BadHeader`."""
+    if kind == LONG_NAME:
+        return {b"path": _text(content)}
+    if kind == LONG_LINK:
+        return {b"linkpath": _text(content)}
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(content):
+        length = _RECORD.match(content, at)
+        end = at + int(length[1]) if length is not None else 0
+        if length is None or end > len(content) or end <= length.end() or content[end - 1 : end] != b"\n":
+            raise BadHeader
+        key, equals, value = content[length.end() : end - 1].partition(b"=")
+        if not equals or not key:
+            raise BadHeader
+        found[key] = value
+        at = end
+    return found
+
+
+def is_sparse(header: Header, extensions: dict[bytes, bytes]) -> bool:
+    """Whether the content is a map and the pieces of a file between its holes."""
+    return header.kind == GNU_SPARSE or any(key.startswith(b"GNU.sparse.") for key in extensions)
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or the bytes of a number in two's complement behind a mark."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F | (field[0] & 0x40) << 1]) + field[1:], "big", signed=True)
+    digits = field.strip(b" \0")
+    if not re.fullmatch(rb"[0-7]*", digits):
+        raise BadHeader
+    return int(digits or b"0", 8)
+
+
+def _extended(extensions: dict[bytes, bytes], key: bytes, field: bytes) -> int:
+    if key not in extensions:
+        return _number(field)
+    if not _NUMBER.fullmatch(extensions[key]):
+        raise BadHeader
+    return int(extensions[key])
+
+
+def _seconds(value: bytes) -> int:
+    found = _SECONDS.fullmatch(value)
+    if found is None:
+        raise BadHeader
+    return int(found[1])
+
+
+def _owner(uid: int, gid: int) -> tuple[int, int] | None:
+    return (uid, gid) if min(uid, gid) >= 0 and max(uid, gid) <= 0x7FFFFFFF else None

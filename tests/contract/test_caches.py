@@ -249,6 +249,7 @@ async def test_signatures_are_right_and_a_wrong_key_is_explained(
     assert "WARNING: received: 403 Forbidden. Request failed with code: SignatureDoesNotMatch" in job.log
     assert "FATAL: received: 403 Forbidden" in job.log
     assert "x" * 40 not in job.log + bad.log
+    await bad.stop()
     good.start()
     assert "\none\n" in (await run(fake, 3, ["cat c/f"], cache())).log
 

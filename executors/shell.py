@@ -203,7 +203,7 @@ class ShellEnvironment:
         except FileNotFoundError:
             return
         try:
-            reader = _FrameReader(fd, offset)
+            reader = FrameReader(fd, offset)
             while True:
                 self._link.moved.clear()
                 # Asked before the last reading: what there is then is all.
@@ -428,7 +428,7 @@ class ShellWorkspace:
         return bool(result)
 
 
-class _FrameReader:
+class FrameReader:
     """Whole frames of a growing file; a torn one at its end waits for its rest."""
 
     def __init__(self, fd: int, offset: int) -> None:

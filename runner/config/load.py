@@ -70,6 +70,8 @@ def parse(raw: bytes, path: Path, *, environ: Mapping[str, str], executors: Mapp
         place = _POSITION.search(str(error))
         line, column = (int(place.group(1)), int(place.group(2))) if place else (0, 0)
         return _unusable(path, "syntax", _POSITION.sub("", str(error)).strip(), line, column)
+    except RecursionError:
+        return _unusable(path, "syntax", "values are nested too deeply")
     reader = _Reader(path=path, positions=Positions(text), environ=environ, executors=executors)
     config = reader.config(document, hashlib.sha256(raw).hexdigest())
     found = tuple(sorted(reader.found, key=lambda one: (one.line, one.column)))

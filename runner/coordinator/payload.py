@@ -216,6 +216,8 @@ def decode(raw: bytes) -> JobPayload:
         payload = msgspec.convert(_without_nulls(msgspec.json.decode(raw)), JobPayload)
     except msgspec.DecodeError as error:
         raise PayloadInvalid(f"the job payload cannot be decoded: {error}") from error
+    except RecursionError as error:
+        raise PayloadInvalid("the job payload cannot be decoded: it is nested too deeply") from error
     if payload.id <= 0 or not payload.token:
         raise PayloadInvalid("the job payload cannot be used: it has no id or no token")
     return payload
@@ -225,7 +227,7 @@ def salvage(raw: bytes) -> tuple[int, str] | None:
     """Id and token of a payload that cannot be decoded, so that the job can be reported failed."""
     try:
         found = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     if not isinstance(found, dict):
         return None

@@ -18,6 +18,8 @@ _SPECIAL = "$?*@!#-"
 _DEFAULTS = re.compile(r"(:?)([-=+?])", re.ASCII)
 _TRIM = re.compile(r"(%%|%|##|#)")
 _DEPTH_MAX = 16
+# Numbers of shells have 64 bits.
+_SIGN = 1 << 63
 _LOOKUP = Callable[[str], str | None]
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -165,9 +167,10 @@ class _Expander:
         if not text:
             return 0
         try:
-            return self._value(ast.parse(text.replace("/", "//"), mode="eval").body)
+            value = self._value(ast.parse(text.replace("/", "//"), mode="eval").body)
         except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
             raise BadWord(f"cannot be calculated: {text}") from error
+        return (value + _SIGN) % (2 * _SIGN) - _SIGN
 
     def _value(self, node: ast.expr) -> int:
         match node:

@@ -9,11 +9,14 @@ from typing import Any
 
 import click
 
+from executors.registry import KINDS
 from runner.config.duration import format_duration, parse_duration
 from runner.config.schema import INNER_TABLES, RUNNER, SUB_TABLES, Key, Type
+from runner.config.tables import table_keys
 
+_EXECUTORS = {kind.table: table_keys(kind) for kind in KINDS.values() if kind.table is not None}
 # Keys of tables that have flags, behind the dotted name of the table; those of the entry itself behind "".
-_TABLES = {"": RUNNER, **SUB_TABLES, **INNER_TABLES}
+_TABLES = {"": RUNNER, **SUB_TABLES, **INNER_TABLES, **_EXECUTORS}
 
 
 class Duration(click.ParamType[str]):
@@ -29,27 +32,61 @@ class Duration(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class Switches(click.ParamType[dict[str, bool]]):
-    """``NAME:true`` of a map flag, or a JSON object of several."""
+class Pairs(click.ParamType[dict[str, Any]]):
+    """``NAME:value`` of a map flag, or a JSON object of several."""
+
+    name = "NAME:value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """The pairs; anything else is refused."""
+        if isinstance(value, dict):
+            return value
+        pairs = self._object(str(value)) if str(value).startswith("{") else self._pair(str(value))
+        if not pairs or "" in pairs or None in pairs.values():
+            self.fail(f"{value!r} is not {self.name} or a JSON object of such", param, ctx)
+        return pairs
+
+    def _pair(self, text: str) -> dict[str, Any]:
+        key, colon, one = text.partition(":")
+        return {key: self.read(one)} if colon else {}
+
+    def _object(self, text: str) -> dict[str, Any]:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return {}
+        return {key: self.read(one) for key, one in found.items()}
+
+    def read(self, value: Any) -> Any:
+        """The value of a pair, None when it cannot be one."""
+        return value if isinstance(value, str) else None
+
+
+class Switches(Pairs):
+    """``NAME:true``."""
 
     name = "NAME:true"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, bool]:
-        """The switches; anything else is refused."""
-        if isinstance(value, dict):
+    def read(self, value: Any) -> Any:
+        """Whether it is on."""
+        if isinstance(value, bool):
             return value
-        text = str(value)
-        if text.startswith("{"):
-            try:
-                found = json.loads(text)
-            except ValueError:
-                found = None
-            if isinstance(found, dict) and all(isinstance(on, bool) for on in found.values()):
-                return found
-        key, colon, on = text.partition(":")
-        if not colon or on not in ("true", "false"):
-            self.fail(f"{value!r} is not NAME:true, NAME:false or a JSON object of them", param, ctx)
-        return {key: on == "true"}
+        return {"true": True, "false": False}.get(value) if isinstance(value, str) else None
+
+
+class Lists(Pairs):
+    """``NAME:one,two``; what has a colon in its name needs a JSON object."""
+
+    name = "NAME:one,two"
+
+    def read(self, value: Any) -> Any:
+        """The list."""
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        return [item.strip() for item in value.split(",")] if isinstance(value, str) else None
+
+
+PAIRS = {Type.BOOLEAN_MAP: Switches(), Type.STRING_MAP: Pairs(), Type.LIST_MAP: Lists()}
 
 
 def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,10 +111,10 @@ def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             settings |= {"type": bool, "is_flag": False, "flag_value": "true"}
         case Type.DURATION:
             settings["type"] = Duration()
-        case Type.LIST:
+        case Type.LIST | Type.TEXT_OR_LIST:
             settings |= {"multiple": True}
-        case Type.BOOLEAN_MAP:
-            settings |= {"type": Switches(), "multiple": True}
+        case Type.BOOLEAN_MAP | Type.STRING_MAP | Type.LIST_MAP:
+            settings |= {"type": PAIRS[key.type], "multiple": True}
         case _:
             settings["type"] = str
     return click.option(*names, **settings)
@@ -103,9 +140,15 @@ def runner_values(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(key: Key, given: Any) -> Any:
-    if key.type is Type.BOOLEAN_MAP:
-        return {name: on for found in given for name, on in found.items()}
-    return _list(key, given) if key.type is Type.LIST else given
+    match key.type:
+        case Type.BOOLEAN_MAP | Type.STRING_MAP | Type.LIST_MAP:
+            return {name: one for found in given for name, one in found.items()}
+        case Type.TEXT_OR_LIST:
+            return [item.strip() for text in _list(key, given) for item in text.split(",") if item.strip()]
+        case Type.LIST:
+            return _list(key, given)
+        case _:
+            return given
 
 
 def _list(key: Key, given: tuple[str, ...]) -> list[str]:

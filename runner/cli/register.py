@@ -15,6 +15,7 @@ from runner.cli.context import ask, begin, fail, info_of, read_config, system_id
 from runner.cli.flags import runner_options, runner_values
 from runner.config.model import Config, RunnerConfig
 from runner.config.schema import LATER_EXECUTORS, OPEN_TABLES, REFUSED_EXECUTORS
+from runner.config.tables import table_keys
 from runner.coordinator.info import runner_info
 from runner.coordinator.registration import CallResult, Credentials, is_created_token, unregister, verify
 from runner.coordinator.registration import register as register_call
@@ -82,6 +83,7 @@ class _Registration:
         undo = self._register()
         try:
             self._find_executor()
+            self._complete_table()
             self._save()
         except (Exception, KeyboardInterrupt):
             if not self._given["leave_runner"]:
@@ -133,6 +135,23 @@ class _Registration:
             if not self._interactive:
                 fail(f"{text} (supported: {names})")
             log.error(text)
+
+    def _complete_table(self) -> None:
+        """Ask for what the executor cannot do without, and add what it writes by itself."""
+        kind = KINDS[self._values["executor"]]
+        if kind.config is None or kind.table is None:
+            return
+        values = self._values.setdefault(kind.table, {})
+        for key in table_keys(kind):
+            if not key.ask:
+                continue
+            current = str(values.get(key.name, "") or "")
+            if not self._interactive and not current:
+                fail(f"The {key.flag} needs to be entered")
+            while self._interactive and not (current := _prompt(key.ask, current)):
+                pass
+            values[key.name] = current
+        self._values[kind.table] = kind.config().completed(values)
 
     def _name(self, question: str) -> None:
         self._values.setdefault("name", socket.gethostname())
@@ -298,7 +317,7 @@ class _Registration:
 
         first = ("name", "url", "id", "token", "token_obtained_at", "token_expires_at", "executor")
         ordered = {key: self._values[key] for key in first if key in self._values}
-        others = OPEN_TABLES - {"go", ordered["executor"]}
+        others = OPEN_TABLES - {"go", KINDS[ordered["executor"]].table}
         ordered |= {key: value for key, value in self._values.items() if key not in ordered and key not in others}
         token, url = ordered["token"], ordered["url"]
         for index, runner in enumerate(self._config.runners if self._given["replace"] else ()):

@@ -41,30 +41,26 @@ def append_runner(path: Path, values: Mapping[str, Any]) -> None:
 
 def runner_text(values: Mapping[str, Any]) -> str:
     """A ``[[runners]]`` entry as text; tables inside of it become sub-tables."""
-    import tomlkit
-
-    lines = ["[[runners]]"]
-    scalars = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    for key, value in scalars.items():
-        lines.append(f"  {key} = {tomlkit.item(value).as_string()}")
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += _table_lines(f"runners.{key}", value, "  ")
-    return "\n".join(lines) + "\n"
+    return "\n".join(["[[runners]]", *_table_lines("runners", values, "")]) + "\n"
 
 
 def _table_lines(name: str, values: Mapping[str, Any], indent: str) -> list[str]:
+    """The content of a table: its values, then the tables in it."""
     import tomlkit
 
-    lines = [f"{indent}[{name}]"]
+    lines: list[str] = []
+    tables: list[str] = []
     for key, value in values.items():
-        if not isinstance(value, Mapping):
-            shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else tomlkit.item(key).as_string()
-            lines.append(f"{indent}  {shown} = {tomlkit.item(value).as_string()}")
-    for key, value in values.items():
+        shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else tomlkit.item(key).as_string()
+        inside = f"{name}.{shown}"
         if isinstance(value, Mapping):
-            lines += _table_lines(f"{name}.{key}", value, indent + "  ")
-    return lines
+            tables += [f"{indent}  [{inside}]", *_table_lines(inside, value, indent + "  ")]
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for one in value:
+                tables += [f"{indent}  [[{inside}]]", *_table_lines(inside, one, indent + "  ")]
+        else:
+            lines.append(f"{indent}  {shown} = {tomlkit.item(value).as_string()}")
+    return [*lines, *tables]
 
 
 def remove_runners(path: Path, indexes: Sequence[int]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from executors.registry import KINDS
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -90,12 +92,14 @@ NOT_YET: dict[str, str] = {
 
 @dataclass(frozen=True)
 class CliDifference:
-    """``requests`` and ``files``: whether those still must be the recording's."""
+    """``requests`` and ``files``: whether those still must be the recording's; ``more`` are keys of a runner that it does
+    not have."""
 
     reason: str
     exit_code: int | None = None
     requests: bool = True
     files: bool = True
+    more: tuple[str, ...] = ()
 
 
 USAGE = "a command line that cannot be understood ends with status 2"
@@ -106,6 +110,8 @@ CLI_DIFFERS: dict[str, CliDifference] = {
     "register-unknown-flag": CliDifference(USAGE, 2),
     "register-map-flag-without-colon": CliDifference("garbage in a map flag is refused", 2, requests=False, files=False),
     "register-feature-flags-json": CliDifference("a JSON object is accepted", 0, requests=False, files=False),
+    "register-from-environment": CliDifference("RUNNER_UNHEALTHY_INTERVAL is not passed over", more=("unhealthy_interval",)),
+    "register-map-flag-json-object": CliDifference("a JSON object is accepted", files=False),
     "register-optional-bool-without-value": CliDifference("a flag alone means true", 0, requests=False, files=False),
     "register-bool-with-space": CliDifference("--flag true is accepted, and so reserved", requests=False, files=False),
     "register-bool-with-space-legacy": CliDifference("--flag true is accepted", 0, requests=False, files=False),
@@ -117,17 +123,18 @@ CLI_DIFFERS: dict[str, CliDifference] = {
 }
 LATER_EXECUTORS = "executors other than shell are not in this version"
 CLI_NOT_YET: dict[str, str] = {
-    "register-docker*": LATER_EXECUTORS,
     "register-custom": LATER_EXECUTORS,
     "register-kubernetes*": LATER_EXECUTORS,
     "register-ssh": LATER_EXECUTORS,
     "register-interactive-ssh": LATER_EXECUTORS,
-    "register-from-environment": LATER_EXECUTORS,
-    "register-template-docker*": LATER_EXECUTORS,
-    "register-template-extra-tables": LATER_EXECUTORS,
     "reset-token-pat": "the server of the recording gave no answer to this call",
-    "register-map-flag-json-object": LATER_EXECUTORS,
 }
+if "docker" not in KINDS:
+    CLI_NOT_YET |= dict.fromkeys(
+        ("register-docker*", "register-from-environment", "register-template-docker*", "register-template-extra-tables"),
+        LATER_EXECUTORS,
+    )
+    CLI_NOT_YET["register-map-flag-json-object"] = LATER_EXECUTORS
 
 SCHEDULE_DIFFERS: dict[str, str] = {
     "sched-env-token-unset": "a runner whose token refers to an unset variable is not asked with an empty one",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runner.config.duration import parse_duration
 from tests.contract import golden
 from tests.contract.differences import CLI_DIFFERS, CLI_NOT_YET, CliDifference
 from tests.fakes.daemon import COMMAND
@@ -59,7 +60,7 @@ async def test_command_does_what_the_reference_does(name: str, tmp_path: Path) -
             brief(golden.fill(request, places)) for request in scenario["requests"]
         ], output
     if difference.files:
-        compare_files(scenario, tmp_path, places)
+        compare_files(scenario, tmp_path, places, difference.more)
 
 
 async def run(scenario: dict[str, Any], root: Path, places: dict[str, str]) -> tuple[int, str]:
@@ -98,8 +99,8 @@ def brief(request: dict[str, Any]) -> tuple[Any, ...]:
     return request["method"], request["path"], request["status"], body
 
 
-def compare_files(scenario: dict[str, Any], root: Path, places: dict[str, str]) -> None:
-    """Changed configurations hold the same, apart from the defaults that the reference writes out."""
+def compare_files(scenario: dict[str, Any], root: Path, places: dict[str, str], more: tuple[str, ...]) -> None:
+    """Changed configurations hold the same, apart from the defaults that the reference writes out and ``more`` keys."""
     for name, about in scenario["files_after"].items():
         if not name.endswith(".toml"):
             continue
@@ -107,7 +108,8 @@ def compare_files(scenario: dict[str, Any], root: Path, places: dict[str, str]) 
         assert path.exists(), name
         expected = tomllib.loads(golden.fill(about["content"], places))
         got = tomllib.loads(path.read_text())
-        assert [said(entry) for entry in got.get("runners", [])] == [said(entry) for entry in expected.get("runners", [])]
+        runners = [{key: value for key, value in said(entry).items() if key not in more} for entry in got.get("runners", [])]
+        assert runners == [said(entry) for entry in expected.get("runners", [])]
         assert path.stat().st_mode & 0o077 == 0 or int(about["mode"], 8) & 0o077
 
 
@@ -122,6 +124,8 @@ def said(entry: dict[str, Any]) -> dict[str, Any]:
             inner = said(value)
             if inner:
                 found[key] = inner
+        elif key.endswith("_timeout") and isinstance(value, str):
+            found[key] = parse_duration(value)
         elif value not in (0, False, "", [], None):
             found[key] = value
     return found

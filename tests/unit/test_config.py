@@ -187,6 +187,21 @@ def test_appending_keeps_what_is_there(path: Path) -> None:
     }
 
 
+def test_tables_and_lists_of_tables_are_written_below_their_entry() -> None:
+    values = {
+        "name": "a",
+        "docker": {
+            "image": "x",
+            "sysctls": {"net.x": "1"},
+            "services": [{"name": "redis", "alias": "r"}, {"name": "pg", "command": ["a b"]}],
+        },
+        "empty": [],
+    }
+    text = edit.runner_text(values)
+    assert tomllib.loads(text)["runners"] == [values]
+    assert "[[runners.docker.services]]" in text
+
+
 def test_a_new_file_is_private(tmp_path: Path) -> None:
     path = tmp_path / "new" / "config.toml"
     edit.append_runner(path, {"name": "x"})

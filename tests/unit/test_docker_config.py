@@ -13,6 +13,7 @@ from executors.registry import Kind
 from runner.config.load import Loaded, parse
 from runner.config.model import RunnerConfig, runner_from_json, runner_to_json
 from runner.config.tables import table_keys
+from tests.contract import golden
 
 
 def nothing(_: object) -> Any:
@@ -154,6 +155,13 @@ def test_every_key_is_read_and_survives_the_record_of_a_job() -> None:
     assert config.services_devices == {"alpine:*": ("/dev/null",)}
     assert config.services_privileged is False
     assert [(found.code, found.line > 0) for found in loaded.diagnostics] == [("bad-value", True)] * 3, "keys without effect"
+
+
+@pytest.mark.skipif(not golden.ROOT.is_dir(), reason=golden.ABSENT)
+def test_flags_and_variables_are_those_of_the_reference() -> None:
+    known = golden.read("cli", "cli-commands-and-flags")["commands"]["register"]
+    wanted = {about["flag"]: about.get("env", []) for about in known if about["flag"].startswith("--docker-")}
+    assert {f"--{key.flag}": [key.env] if key.env else [] for key in table_keys(KIND) if key.flag} == wanted
 
 
 def test_keys_match_in_any_case_and_one_policy_may_be_a_text() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
+from executors.base import ExecutorError
+from executors.docker import resources
+from executors.docker.volumes import parse_entry
 from executors.tables import Option, Problem, Table
 
 PULL_POLICIES = ("always", "if-not-present", "never")
@@ -15,7 +18,6 @@ DEFAULT_SERVICES_TIMEOUT_S = 30
 CACHE_VOLUME = "/cache"
 _SIZE = re.compile(r"(?P<number>[0-9.]+) ?(?P<unit>[kmgtp]?)(?P<rest>(?:i?b)?)", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_NO_SLOTS = "has no effect: only executors that scale machines have slots"
 
 Strings = tuple[str, ...]
 
@@ -138,21 +140,16 @@ class DockerConfig(Table, frozen=True, kw_only=True):
         """Sizes that are none take the runner out of use; the rest is said, and fails the jobs that it concerns."""
         yield from self._bad_sizes()
         yield from self._bad_policies()
+        yield from self._bad_values()
+        yield from self._idle_keys()
+        yield from self._open_doors()
         for name in ("allowed_images", "allowed_services", "allowed_privileged_images", "allowed_privileged_services"):
             for pattern in getattr(self, name):
                 if pattern.startswith("!"):
                     yield Problem(place=(name,), text=f'"{pattern}" excludes nothing: patterns cannot be negated')
-        if self.service_slot_cgroup_template:
-            yield Problem(place=("service_slot_cgroup_template",), text=f'"service_slot_cgroup_template" {_NO_SLOTS}')
-        if self.helper_image_flavor:
-            text = '"helper_image_flavor" has no effect: the helper image is the configured one, or made of this host\'s programs'
-            yield Problem(place=("helper_image_flavor",), text=text)
         for index, service in enumerate(self.services):
             if not service.name:
                 yield Problem(place=("services", index), text="a service without a name cannot be started")
-            if service.suspend_data_path:
-                place = ("services", index, "suspend_data_path")
-                yield Problem(place=place, text='"suspend_data_path" has no effect with this executor')
 
     def _bad_sizes(self) -> Iterator[Problem]:
         for name in ("memory", "memory_swap", "memory_reservation"):
@@ -171,6 +168,65 @@ class DockerConfig(Table, frozen=True, kw_only=True):
         if self.allowed_pull_policies and not set(self.pull_policy or PULL_POLICIES[:1]) & set(self.allowed_pull_policies):
             text = 'no image can be had: "pull_policy" is not among "allowed_pull_policies"'
             yield Problem(place=("allowed_pull_policies",), text=text)
+
+    def _bad_values(self) -> Iterator[Problem]:
+        """Values that jobs will fail with."""
+        checks: list[tuple[str, Callable[[Any], object]]] = [
+            ("cpus", resources.nano_cpus),
+            ("service_cpus", resources.nano_cpus),
+            ("devices", resources.devices),
+            ("gpus", resources.gpu_requests),
+            ("service_gpus", resources.gpu_requests),
+            ("ulimit", resources.ulimits),
+            ("dns", resources.name_servers),
+            ("mac_address", resources.mac_address),
+            ("isolation", resources.isolation),
+            ("log_options", resources.log_options),
+            ("security_opt", resources.security_options),
+            ("services_security_opt", resources.security_options),
+            ("volumes", lambda entries: [parse_entry(entry) for entry in entries]),
+            ("services_devices", lambda entries: [resources.devices(one) for one in entries.values()]),
+        ]
+        for key, check in checks:
+            try:
+                check(getattr(self, key))
+            except ExecutorError as error:
+                yield Problem(place=(key,), text=f'"{key}" will fail jobs: {error}')
+
+    def _idle_keys(self) -> Iterator[Problem]:
+        """Keys that are set and do nothing here."""
+        idle = {
+            "service_slot_cgroup_template": "only executors that scale machines have slots",
+            "helper_image_flavor": "the helper image is the configured one, or made of this host's programs",
+        }
+        for key, why in idle.items():
+            if getattr(self, key):
+                yield Problem(place=(key,), text=f'"{key}" has no effect: {why}')
+        for index, service in enumerate(self.services):
+            if service.suspend_data_path:
+                text = '"suspend_data_path" has no effect: it is for Kubernetes'
+                yield Problem(place=("services", index, "suspend_data_path"), text=text)
+
+    def _open_doors(self) -> Iterator[Problem]:
+        """What gives the engine's host to every image that a job may name (13.3)."""
+        if not self.allowed_images:
+            sockets = [entry for entry in self.volumes if re.search(r"(docker|podman|containerd)\.sock", entry)]
+            doors = [
+                ("volumes", bool(sockets)),
+                ("pid_mode", self.pid_mode == "host"),
+                ("userns_mode", self.userns_mode == "host"),
+            ]
+            for key, is_open in doors:
+                if is_open:
+                    yield Problem(place=(key,), text=f'"{key}" gives the host to every image: set "allowed_images"')
+        if self.privileged and not (self.allowed_images or self.allowed_privileged_images):
+            text = '"privileged" gives the host to every image: set "allowed_privileged_images" or "allowed_images"'
+            yield Problem(place=("privileged",), text=text)
+        of_services = self.privileged if self.services_privileged is None else self.services_privileged
+        if of_services and not (self.allowed_services or self.allowed_privileged_services):
+            key = "privileged" if self.services_privileged is None else "services_privileged"
+            text = f'"{key}" gives the host to every service: set "allowed_privileged_services" or "allowed_services"'
+            yield Problem(place=(key,), text=text)
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:

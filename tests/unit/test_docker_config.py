@@ -210,6 +210,26 @@ def test_what_cannot_be_used_disables_its_runner_only(line: str, found: str) -> 
         pytest.param('allowed_images = ["**", "!x/*"]', '"!x/*" excludes nothing', id="negation"),
         pytest.param('allowed_pull_policies = ["never"]', "no image can be had", id="no-policy-left"),
         pytest.param("[[runners.docker.services]]\nalias = 'x'", "a service without a name", id="service"),
+        pytest.param('cpus = "half"', '"cpus" will fail jobs: failed to parse half as a rational number', id="cpus"),
+        pytest.param('service_cpus = "x"', '"service_cpus" will fail jobs', id="service-cpus"),
+        pytest.param('devices = ["a:b:c:d"]', '"devices" will fail jobs: failed to parse device string', id="devices"),
+        pytest.param('gpus = "count=x"', '"gpus" will fail jobs', id="gpus"),
+        pytest.param('ulimit = { nofile = "x" }', '"ulimit" will fail jobs', id="ulimit"),
+        pytest.param('dns = ["x"]', '"dns" will fail jobs: invalid DNS server address "x"', id="dns"),
+        pytest.param('mac_address = "x"', '"mac_address" will fail jobs', id="mac"),
+        pytest.param('isolation = "x"', '"isolation" will fail jobs', id="isolation"),
+        pytest.param('log_options = { max-size = "1" }', '"log_options" will fail jobs', id="log"),
+        pytest.param('security_opt = ["seccomp=/no/file"]', '"security_opt" will fail jobs', id="seccomp"),
+        pytest.param('volumes = ["a:b"]', '"volumes" will fail jobs: invalid volume specification', id="volumes"),
+        pytest.param('services_devices = { "*" = ["a:b:c:d"] }', '"services_devices" will fail jobs', id="services-devices"),
+        pytest.param("privileged = true", '"privileged" gives the host to every image', id="privileged"),
+        pytest.param("privileged = true", '"privileged" gives the host to every service', id="privileged-services"),
+        pytest.param("services_privileged = true", '"services_privileged" gives the host', id="services-privileged"),
+        pytest.param('pid_mode = "host"', '"pid_mode" gives the host to every image', id="pid"),
+        pytest.param('userns_mode = "host"', '"userns_mode" gives the host to every image', id="userns"),
+        pytest.param(
+            'volumes = ["/var/run/docker.sock:/var/run/docker.sock"]', '"volumes" gives the host to every image', id="socket"
+        ),
     ],
 )
 def test_what_will_fail_jobs_is_a_warning(lines: str, text: str) -> None:
@@ -217,6 +237,19 @@ def test_what_will_fail_jobs_is_a_warning(lines: str, text: str) -> None:
     assert [found.text for found in loaded.diagnostics if text in found.text]
     assert loaded.errors == []
     assert first(loaded).disabled is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'privileged = true\nallowed_images = ["x"]\nallowed_services = ["x"]',
+        'privileged = true\nservices_privileged = false\nallowed_privileged_images = ["docker:*"]',
+        'services_privileged = true\nallowed_privileged_services = ["docker:*-dind-rootless"]',
+        'pid_mode = "host"\nuserns_mode = "host"\nvolumes = ["/run/docker.sock:/run/docker.sock"]\nallowed_images = ["x"]',
+    ],
+)
+def test_what_is_narrowed_is_no_open_door(lines: str) -> None:
+    assert read(f"{RUNNER}[runners.docker]\n{lines}\n").diagnostics == ()
 
 
 def test_the_table_of_another_executor_is_left_alone() -> None:

@@ -55,6 +55,15 @@ class ExitStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What all processes of a job have used together; ``max_rss_bytes`` is the largest process, as ``time -v`` counts."""
+
+    cpu_user_s: float
+    cpu_system_s: float
+    max_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """A program for the job's shell.
 
@@ -351,6 +360,15 @@ class Environment(Protocol):
 
     async def cleanup(self) -> None:
         """Remove what was made for the job (not its directories on a shared host). Logs problems, never raises."""
+        ...
+
+
+@runtime_checkable
+class MeasuresUsage(Protocol):
+    """An environment that knows what its job has used."""
+
+    async def usage(self) -> Usage | None:
+        """Up to now, since the job began, whatever died in between; None where that is lost. Raises :class:`ExecutorError`."""
         ...
 
 

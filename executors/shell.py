@@ -30,6 +30,7 @@ from executors.base import (
     Script,
     Sharing,
     Stream,
+    Usage,
     Workspace,
     WorkspaceError,
 )
@@ -38,6 +39,7 @@ from executors.file_operations import write_private
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
+from executors.usage import FILE as USAGE_FILE
 
 log = structlog.get_logger()
 
@@ -329,6 +331,17 @@ class ShellEnvironment:
         self._alive.clear()
         for directory in self._spec.record_dir.glob("tool-*"):
             shutil.rmtree(directory, ignore_errors=True)
+
+    async def usage(self) -> Usage | None:
+        """What the supervisor has added up, or left behind."""
+        try:
+            found = await self._link.call("usage") if self._link.connected else json.loads(self._usage_file().read_bytes())
+            return Usage(cpu_user_s=found["user_s"], cpu_system_s=found["system_s"], max_rss_bytes=found["max_rss_bytes"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def _usage_file(self) -> Path:
+        return self._spec.record_dir / USAGE_FILE
 
     async def detach(self) -> None:
         """Close the connection; supervisor and scripts go on."""

@@ -21,6 +21,7 @@ from executors.file_operations import operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all
+from executors.usage import Spent, load, save
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
@@ -57,7 +58,8 @@ class Run:
         self.truncated = False
         self.discarding = False
         self.stopping = False
-        self.exit: tuple[int, Any] | None = None
+        self.exit: int | None = None
+        self.spent = Spent()
         self.give_up_at = 0.0
         self.settled_at: float | None = None
 
@@ -96,6 +98,8 @@ class Supervisor:
         self.file_jobs: dict[int, tuple[int | None, list[bytes]]] = {}
         self.stops: list[Stop] = []
         self.known_leftovers: set[int] = set()
+        self.own_children: set[int] = set()
+        self.spent = load(dir_fd)
         self.wake_read = -1
         self.epoll = select.epoll()
 
@@ -120,6 +124,7 @@ class Supervisor:
             self.finish_runs()
             self.advance_stops()
             self.enforce_limits()
+        save(self.spent, self.dir_fd)
 
     def is_done(self) -> bool:
         """Whether this process may end."""
@@ -244,6 +249,9 @@ class Supervisor:
                 self.start_files(request)
             elif command == "open_channel":
                 self.open_channel(request)
+            elif command == "usage":
+                found = self.spent.with_living(descendants(os.getpid()))
+                self.send({"id": request["id"], **found.as_message()})
             elif command == "runs":
                 self.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
@@ -382,10 +390,20 @@ class Supervisor:
                 return
             if not pid:
                 return
+            if pid in self.own_children:
+                self.own_children.discard(pid)
+                continue
+            self.spent.add(usage)
             for run in self.runs.values():
                 if run.pid == pid:
-                    run.exit = (status, usage)
+                    run.exit = status
                     run.give_up_at = time.monotonic() + HELD_PIPES_S
+                if run.pid == pid or not (run.is_tool or self.is_run(pid)):
+                    run.spent.add(usage)
+
+    def is_run(self, pid: int) -> bool:
+        """Whether a child is the shell of a run; others come from what runs have left behind."""
+        return any(run.pid == pid for run in self.runs.values())
 
     def finish_runs(self) -> None:
         """Write the status of runs whose shell has ended and whose output is read."""
@@ -397,6 +415,8 @@ class Supervisor:
                 self.close_pipe(run, fd)
             if not run.is_tool and self.is_settling(run):
                 continue
+            if not run.is_tool:
+                save(self.spent, self.dir_fd)
             self.write_status(run, held)
             os.close(run.output_fd)
             del self.runs[run.name]
@@ -414,13 +434,13 @@ class Supervisor:
     def write_status(self, run: Run, held: bool) -> None:
         """Leave the result behind, by rename: it is there whole or not at all."""
         assert run.exit is not None
-        status, usage = run.exit
+        status = run.exit
         leftovers = [] if run.stopping or run.is_tool else self.leftovers(run)
         result = {
             "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "cpu_s": run.spent.user_s + run.spent.system_s,
+            "max_rss_bytes": run.spent.max_rss_bytes,
             "truncated": run.truncated,
             "held": held,
             "leftovers": leftovers,
@@ -509,6 +529,7 @@ class Supervisor:
                 write_all(write_fd, json.dumps(self.operate_all(request)).encode())
             finally:
                 os._exit(0)
+        self.own_children.add(pid)
         os.close(write_fd)
         os.set_blocking(read_fd, False)
         self.file_jobs[read_fd] = (request["id"], [])
@@ -526,6 +547,7 @@ class Supervisor:
                     serve_channel(sock, self.roots, request["root"])
                 finally:
                     os._exit(0)
+            self.own_children.add(pid)
         finally:
             sock.close()
         self.send({"id": request["id"]})

@@ -45,17 +45,18 @@ class Content:
     """The bytes of an archive, packed anew for whoever asks for them from the first one on.
 
     ``make`` packs into the sink that it is given. ``error`` is why the last packing failed: it breaks the request off, and
-    the error of the request says less. ``on_piece`` hears of every piece's size.
+    the error of the request says less. ``on_piece`` hears of every piece's size, ``size`` is that of the last packing.
     """
 
     def __init__(self, make: Callable[[Sink], Awaitable[Packed]], *, on_piece: Callable[[int], None]) -> None:
         self._make = make
         self._on_piece = on_piece
         self.error: Exception | None = None
+        self.size = 0
 
     async def __call__(self) -> AsyncIterator[bytes]:
         """Pieces as they come; packing goes on a bounded number of pieces ahead."""
-        self.error = None
+        self.error, self.size = None, 0
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
 
         async def run() -> None:
@@ -69,6 +70,7 @@ class Content:
         try:
             while (piece := await pieces.get()) is not None:
                 self._on_piece(len(piece))
+                self.size += len(piece)
                 yield piece
             if self.error is not None:
                 # Without its end the body is void: the server must not take half an archive.

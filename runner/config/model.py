@@ -46,13 +46,15 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[runners.pyrunner]``. ``term_grace_s`` is what a script may take to end after SIGTERM."""
+    """``[runners.pyrunner]``. ``term_grace_s`` is what a script may take to end after SIGTERM; ``job_costs`` whether the log
+    of a job ends with what it cost."""
 
     shutdown_mode: str | None = None
     token_file: str = ""
     job_user: str = ""
     kill_leftovers: bool = False
     term_grace_s: float = 10.0
+    job_costs: bool = True
 
 
 class ArtifactConfig(msgspec.Struct, frozen=True, kw_only=True):

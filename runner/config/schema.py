@@ -90,6 +90,7 @@ RUNNER_PYRUNNER: tuple[Key, ...] = (
     Key(name="job_user", type=Type.STRING),
     Key(name="kill_leftovers", type=Type.BOOLEAN),
     Key(name="term_grace", type=Type.DURATION),
+    Key(name="job_costs", type=Type.BOOLEAN),
 )
 RUNNER: tuple[Key, ...] = (
     _key("name", Type.STRING, "RUNNER_NAME", "Runner name"),

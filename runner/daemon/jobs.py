@@ -28,6 +28,7 @@ from runner.disk.budget import DiskBudget
 from runner.errors import PayloadInvalid, RunnerError
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.gocache.keeper import Keeper
+from runner.job.costs import Costs
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
 from runner.job.plan import JobPlan, make_plan
@@ -76,6 +77,10 @@ class JobEvents(Protocol):
 
     def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
         """A job has its result."""
+        ...
+
+    def job_cost(self, runner: RunnerConfig, costs: Costs) -> None:
+        """What a job that has its result cost."""
         ...
 
 
@@ -338,7 +343,11 @@ class Jobs:
             kind=KINDS[runner.executor],
             executor=executor,
             coordinator=coordinator.job(payload.id, payload.token),
-            settings=RunSettings(interrupted_reason=self._interrupted_reason(payload), orphan_grace_s=self._orphan_grace_s),
+            settings=RunSettings(
+                interrupted_reason=self._interrupted_reason(payload),
+                orphan_grace_s=self._orphan_grace_s,
+                keeps_logs=bool(self._config().pyrunner.disk.budget("records")),
+            ),
             go=await self._go_access(record, payload, runner, executor),
             on_accepted=on_accepted,
             on_stage=lambda stage, seconds: self._stage_ended(runner, stage, seconds),
@@ -383,6 +392,8 @@ class Jobs:
             if self._events is not None and run.outcome is not None:
                 seconds = (time.time_ns() - record.accepted.accepted_at_ns) / 1e9
                 self._events.job_ended(runner, run.outcome.reason, seconds)
+                if run.costs is not None:
+                    self._events.job_cost(runner, run.costs)
 
     def _stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
         if self._events is not None:

@@ -61,7 +61,7 @@ class ArtifactStages:
         from runner.job.downloads import Downloader
 
         async def work(stage: StageLog) -> None:
-            lines = Lines(stage)
+            lines = Lines(stage, self._steps.tally)
             await find_project(self._environment, self._plan, lines)
             downloader = Downloader(self._plan, self._environment, self._coordinator, lines)
             for dependency in dependencies:
@@ -84,7 +84,7 @@ class ArtifactStages:
         from runner.job.uploads import Uploader
 
         async def work(stage: StageLog) -> None:
-            lines = Lines(stage)
+            lines = Lines(stage, self._steps.tally)
             await find_project(self._environment, self._plan, lines)
             uploader = Uploader(self._plan, self._environment, self._coordinator, self._steps, lines, name)
             await uploader.look_around(status)

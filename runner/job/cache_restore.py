@@ -14,7 +14,8 @@ from runner.archive.unpack import unpack
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
 from runner.job.cache_transfer import CacheTransfer
-from runner.job.lines import Lines
+from runner.job.costs import HIT, MISS
+from runner.job.lines import Lines, Move
 from runner.job.plan import JobPlan
 from runner.job.selection import Selector
 
@@ -50,10 +51,12 @@ class Restorer:
             self._lines.notice(f"Checking cache for {candidate.shown}...")
             if await self._try(candidate):
                 self._lines.notice("Successfully extracted cache")
+                self._lines.tally.add(HIT)
                 return
             self._lines.odd("Failed to extract cache")
             if self._plan.flags["FF_CLEAN_UP_FAILED_CACHE_EXTRACT"]:
                 await self._clear(cache)
+        self._lines.tally.add(MISS)
 
     def _fallbacks(self, cache: Cache) -> list[CacheKey]:
         """The other keys, those that are none left out; their warnings come before anything is looked for."""
@@ -125,7 +128,7 @@ class Restorer:
 
     async def _fetch(self, remote: ObjectStore, key: CacheKey, name: str) -> None:
         with self._local.opened(key.stored) as stored, self._local.draft(key.stored, self._transfer.writer) as draft:
-            async with self._transfer.how("Downloading cache", self._plan.variables.get) as how:
+            async with self._transfer.how(Move.DOWNLOAD_CACHE, self._plan.variables.get) as how:
                 found = await remote.fetch(
                     name,
                     draft.fd,

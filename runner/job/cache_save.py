@@ -19,7 +19,7 @@ from runner.archive.pack import pack
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
 from runner.job.cache_transfer import CacheTransfer
-from runner.job.lines import Lines
+from runner.job.lines import Lines, Move
 from runner.job.plan import JobPlan
 from runner.job.selection import Selector
 from runner.job.uploads import GONE
@@ -153,7 +153,7 @@ class Saver:
             self._lines.info("Using presigned URL for cache upload")
             self._lines.info(f"Uploading cache.zip to {remote.url(name)}")
             try:
-                async with self._transfer.how("Uploading cache", self._selector.variables.get) as how:
+                async with self._transfer.how(Move.UPLOAD_CACHE, self._selector.variables.get) as how:
                     tag = await remote.store(name, stored.path, stored.size, {CACHE_KEY: _header(key.shown)}, how)
                 self._local.tag(stored, tag)
                 return

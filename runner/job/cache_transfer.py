@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from runner.archive.cache_key import CacheKey, object_name
 from runner.archive.object_store import PART_BYTES, Transfer
-from runner.job.lines import METER, Lines, meter, meter_frequency
+from runner.job.lines import METER, Lines, Move, meter, meter_frequency
 from runner.job.plan import JobPlan
 
 STREAMS = 16
@@ -44,14 +44,14 @@ class CacheTransfer:
         return range(1, self.TRIES + 1)
 
     @asynccontextmanager
-    async def how(self, text: str, look_up: Callable[[str], str | None]) -> AsyncIterator[Transfer]:
+    async def how(self, move: Move, look_up: Callable[[str], str | None]) -> AsyncIterator[Transfer]:
         """One transfer, with a meter in the log where the job wants one."""
         streams = 1
         part_bytes = min(max(_number(look_up("CACHE_CHUNK_SIZE")) or PART_BYTES, MIN_PART_BYTES), MAX_PART_BYTES)
         if self._plan.flags["FF_USE_PARALLEL_CACHE_TRANSFER"]:
             wanted = _number(look_up("CACHE_CONCURRENCY"))
             streams = min(max(STREAMS if wanted is None else wanted, 1), MAX_STREAMS)
-        async with meter(self._lines, text, meter_frequency(look_up(METER), self._lines)) as moved:
+        async with meter(self._lines, move, meter_frequency(look_up(METER), self._lines)) as moved:
             yield Transfer(
                 timeout_s=self._plan.settings.cache_request_timeout_s,
                 part_bytes=part_bytes,

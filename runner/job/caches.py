@@ -9,6 +9,7 @@ from executors.base import Environment
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
 from runner.job.archive_stages import ARCHIVED_WHEN, Attempt, InStage, Take, find_project
+from runner.job.costs import Tally
 from runner.job.lines import Lines
 from runner.job.outcome import JobFailure, system_failure
 from runner.job.plan import JobPlan
@@ -26,9 +27,12 @@ POLICIES = ("", "pull", "push", "pull-push")
 class CacheStages:
     """Carries the stages out. Both may be repeated from their beginning by a process that adopts the job."""
 
-    def __init__(self, plan: JobPlan, environment: Environment, *, take: Take, attempt: Attempt, in_stage: InStage) -> None:
+    def __init__(
+        self, plan: JobPlan, environment: Environment, tally: Tally, *, take: Take, attempt: Attempt, in_stage: InStage
+    ) -> None:
         self._plan = plan
         self._environment = environment
+        self._tally = tally
         self._take = take
         self._attempt = attempt
         self._in_stage = in_stage
@@ -46,7 +50,7 @@ class CacheStages:
         from runner.job.cache_restore import Restorer
 
         async def work(stage: StageLog) -> None:
-            lines = Lines(stage)
+            lines = Lines(stage, self._tally)
             await find_project(self._environment, self._plan, lines)
             restorer = Restorer(self._plan, self._environment, lines, self._remote(lines))
             for cache in caches:
@@ -73,7 +77,7 @@ class CacheStages:
         from runner.job.cache_save import Saver
 
         async def work(stage: StageLog) -> None:
-            lines = Lines(stage)
+            lines = Lines(stage, self._tally)
             await find_project(self._environment, self._plan, lines)
             saver = Saver(self._plan, self._environment, lines, self._remote(lines))
             await saver.look_around(status)

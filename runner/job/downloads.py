@@ -11,7 +11,7 @@ from runner.archive.unpack import Limits, unpack
 from runner.coordinator.payload import Dependency
 from runner.coordinator.port import ArtifactAnswer, ArtifactVerdict, JobCoordinator, TransferSettings
 from runner.errors import ArchiveError
-from runner.job.lines import METER, Lines, Meter, facts_of, meter, meter_frequency
+from runner.job.lines import METER, Lines, Meter, Move, facts_of, meter, meter_frequency
 from runner.job.outcome import tool_failed
 from runner.job.plan import JobPlan
 
@@ -43,7 +43,7 @@ class Downloader:
         self._lines.notice(f"Downloading artifacts for {dependency.name} ({dependency.id})...")
         frequency_s = meter_frequency(self._plan.variables.get(METER), self._lines)
         try:
-            async with meter(self._lines, "Downloading artifacts", frequency_s) as moved:
+            async with meter(self._lines, Move.DOWNLOAD_ARTIFACTS, frequency_s) as moved:
                 await self._fetch(dependency, moved)
             project = self._plan.directories.project
             await unpack(self._files, project, self._path, format=sniff(self._path), limits=Limits())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -12,17 +13,33 @@ from runner.archive.match import Level, Line
 from runner.config.duration import format_duration, parse_duration
 from runner.coordinator.port import ArtifactAnswer
 from runner.identity import short_token
+from runner.job.costs import DOWN, UP, Tally
 from runner.trace.log import StageLog
 
 METER = "TRANSFER_METER_FREQUENCY"
 WAITING = "Waiting before making the next call"
 
 
-class Lines:
-    """Writes into the log of a stage, stamped with the present time."""
+class Move(enum.StrEnum):
+    """What is moved, as the meter calls it."""
 
-    def __init__(self, stage: StageLog) -> None:
+    UPLOAD_ARTIFACTS = "Uploading artifacts"
+    DOWNLOAD_ARTIFACTS = "Downloading artifacts"
+    UPLOAD_CACHE = "Uploading cache"
+    DOWNLOAD_CACHE = "Downloading cache"
+
+    @property
+    def direction(self) -> str:
+        """What is counted."""
+        return UP if self in (Move.UPLOAD_ARTIFACTS, Move.UPLOAD_CACHE) else DOWN
+
+
+class Lines:
+    """Writes into the log of a stage, stamped with the present time. ``tally`` counts what the stage moves and finds."""
+
+    def __init__(self, stage: StageLog, tally: Tally | None = None) -> None:
         self._stage = stage
+        self.tally = tally or Tally()
 
     def notice(self, text: str) -> None:
         """A green line."""
@@ -79,27 +96,28 @@ def facts_of(answer: ArtifactAnswer, *, job_id: int, token: str) -> dict[str, ob
 class Meter:
     """Shows how much has been moved, again and again in one line of the log."""
 
-    def __init__(self, lines: Lines, text: str) -> None:
+    def __init__(self, lines: Lines, move: Move) -> None:
         self._lines = lines
-        self._text = text
+        self._move = move
         self._began = time.monotonic()
         self._moved = 0
 
     def add(self, count: int) -> None:
         """So many bytes more."""
         self._moved += count
+        self._lines.tally.add(self._move.direction, count)
 
     def show(self) -> None:
         """The present state, over the one before."""
         speed = self._moved / max(time.monotonic() - self._began, 1e-6)
-        text = f"{self._text} {_size(self._moved)} ({_size(speed, digits=1)}/s)"
+        text = f"{self._move} {_size(self._moved)} ({_size(speed, digits=1)}/s)"
         self._lines.raw(f"\r{text}                ".encode())
 
 
 @asynccontextmanager
-async def meter(lines: Lines, text: str, frequency_s: float) -> AsyncIterator[Meter]:
+async def meter(lines: Lines, move: Move, frequency_s: float) -> AsyncIterator[Meter]:
     """A meter that shows itself every so often; never with a frequency of 0."""
-    found = Meter(lines, text)
+    found = Meter(lines, move)
     if frequency_s <= 0:
         yield found
         return

@@ -78,7 +78,9 @@ class JobPath:
         self._scripts = scripts
         self._sources_plan = plan.sources()
         self._sources = Sources(environment, self._sources_plan)
-        self._caches = CacheStages(plan, environment, take=self._take, attempt=self._attempt, in_stage=self._in_stage)
+        self._caches = CacheStages(
+            plan, environment, steps.tally, take=self._take, attempt=self._attempt, in_stage=self._in_stage
+        )
         self._artifacts = ArtifactStages(
             plan, environment, coordinator, steps, take=self._take, attempt=self._attempt, in_stage=self._in_stage
         )

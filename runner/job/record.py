@@ -32,6 +32,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SETTLED = "adoption settled"
 SET_ASIDE = "set-aside"
 KEPT = "kept"
+REPORT = "report.json"
+# What of a record may stay: nothing that holds a token or a variable.
+KEPT_FILES = ("trace", REPORT)
 REMOVED = ".removed-"
 MAX_ADOPTIONS_WITHOUT_PROGRESS = 2
 MAX_SET_ASIDE = 50
@@ -81,12 +84,14 @@ class StepStarted(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", t
 
 
 class StepEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="step_ended"):
-    """A step is over; ``failure`` tells how, when it did not succeed; ``log`` is the state behind its last byte."""
+    """A step is over; ``failure`` tells how, when it did not succeed; ``log`` is the state behind its last byte;
+    ``counts`` is what :class:`runner.job.costs.Tally` counted in it."""
 
     step: str
     at_ns: int
     log: LogState
     failure: Outcome | None = None
+    counts: dict[str, int] = {}
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="note"):
@@ -270,11 +275,11 @@ class JobRecord:
         """Let go of the record; it stays on disk."""
         self.journal.close()
 
-    def remove(self) -> None:
+    def remove(self, *, keeps_log: bool = False) -> None:
         """The coordinator has taken the end: forget the job. Never half of it: a record without its journal would be
-        taken for a job that has not begun."""
+        taken for a job that has not begun. With ``keeps_log`` the masked log and the report stay in :data:`KEPT`."""
         self.journal.close()
-        _remove(self.directory)
+        _remove(self.directory, keep=_new_kept(self.directory) if keeps_log else None)
 
 
 class RecordStore:
@@ -382,12 +387,29 @@ class RecordStore:
         return target
 
 
-def _remove(directory: Path) -> None:
-    """Take a record away at once, then its files one by one."""
+def _new_kept(record: Path) -> Path:
+    """A name for what is kept of a record."""
+    return record.parents[1] / KEPT / f"{record.name}-{secrets.token_hex(4)}"
+
+
+def _remove(directory: Path, *, keep: Path | None = None) -> None:
+    """Take a record away at once, then its files one by one; those that stay are moved to ``keep`` in between."""
     gone = directory.with_name(f"{REMOVED}{secrets.token_hex(8)}")
     with contextlib.suppress(FileNotFoundError):
         directory.rename(gone)
+        if keep is not None:
+            _keep(gone, keep)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def _keep(record: Path, keep: Path) -> None:
+    try:
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in KEPT_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                (record / name).rename(keep / name)
+    except OSError as error:
+        log.warning("log and report of a job could not be kept", error=error.strerror)
 
 
 def boot_id() -> str:

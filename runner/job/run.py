@@ -19,6 +19,7 @@ from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.identity import NAME, REVISION, VERSION
+from runner.job.costs import Costs, decode_costs, encode_costs, show, sum_up, write_report
 from runner.job.outcome import (
     EXIT_UNSUPPORTED_OPTIONS,
     JobFailure,
@@ -50,10 +51,12 @@ RUN_AND_SCRIPT = "the `run` and `script` keywords cannot be used together"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """What the process that hosts the job decides. ``interrupted_reason`` is what an interrupted job reports;
-    ``orphan_grace_s`` how long its scripts go on without any daemon (None: to their end)."""
+    ``orphan_grace_s`` how long its scripts go on without any daemon (None: to their end); ``keeps_logs`` whether log and
+    report of a job that has ended stay."""
 
     interrupted_reason: str = Reason.SYSTEM
     orphan_grace_s: float | None = None
+    keeps_logs: bool = False
 
 
 class JobRun:
@@ -209,7 +212,25 @@ class JobRun:
                 outcome = await self._work()
             finally:
                 self._uploader.end()
-        return None if outcome is None else self._conclude(outcome)
+        if outcome is None:
+            return None
+        if self.path is not None:
+            await self._sum_up(outcome)
+        return self._conclude(outcome)
+
+    async def _sum_up(self, outcome: Outcome) -> None:
+        """What the job cost, found out once: whoever writes the end of the log again writes the same."""
+        if self._steps.known("costs") is None:
+            now_ns = self._steps.moment("concluded")
+            costs = await sum_up(self.record, self._environment, log_bytes=self._spool.size, now_ns=now_ns)
+            self._steps.note("costs", lambda: encode_costs(costs))
+        write_report(self.record, self.costs, outcome, project_id=self.payload.job_info.project_id)
+
+    @property
+    def costs(self) -> Costs | None:
+        """What the job cost, once it has ended; None for one that never began."""
+        text = self._steps.known("costs")
+        return decode_costs(text) if text is not None else None
 
     async def _upload(self) -> None:
         if self.record.adopted:
@@ -361,9 +382,12 @@ class JobRun:
             self._log.warning(text, time_ns=self._steps.moment("unfinished"))
 
     def _conclude(self, outcome: Outcome) -> Decided:
-        """The last line of the log."""
+        """The last lines of the log."""
         now_ns = self._steps.moment("concluded")
         self._log.begin_anew()
+        costs = self.costs
+        if costs is not None and self.plan.runner.pyrunner.job_costs:
+            show(self._log, costs, time_ns=now_ns)
         if outcome.succeeded:
             self._log.info(outcome.last_line, time_ns=now_ns)
         else:
@@ -380,7 +404,7 @@ class JobRun:
         self._log_end(decided.outcome)
         self._spool.close()
         if result is not ReportResult.UNREPORTED:
-            self.record.remove()
+            self.record.remove(keeps_log=self._settings.keeps_logs)
         else:
             self.record.close()
         return result

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner.job.costs import Tally
 from runner.job.outcome import Outcome
 from runner.job.record import SETTLED, JobRecord, Note, StepEnded, StepStarted
 from runner.trace.log import JobLog
@@ -38,6 +39,7 @@ class Steps:
         self._ended = {fact.step: fact for fact in record.journal.facts if isinstance(fact, StepEnded)}
         self._notes = {fact.name: fact.value for fact in record.journal.facts if isinstance(fact, Note)}
         self._settled = False
+        self.tally = Tally()
         self._open = self._find_open()
         self._runs = sum(1 for fact in record.journal.facts if isinstance(fact, StepStarted) and fact.run)
 
@@ -102,7 +104,7 @@ class Steps:
 
     def end(self, step: Step, failure: Outcome | None = None) -> None:
         """The step is over and its last byte of log is written."""
-        fact = StepEnded(step=step.name, at_ns=self._clock_ns(), log=self._log.state(), failure=failure)
+        fact = StepEnded(step=step.name, at_ns=self._clock_ns(), log=self._log.state(), failure=failure, counts=self.tally.take())
         self._record.journal.append(fact)
         self._ended[step.name] = fact
 

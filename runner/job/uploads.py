@@ -15,8 +15,9 @@ from runner.archive.pack import Packed, Sink, pack
 from runner.coordinator.payload import Artifact
 from runner.coordinator.port import ArtifactAnswer, ArtifactUpload, ArtifactVerdict, JobCoordinator, TransferSettings
 from runner.errors import ArchiveError
+from runner.job.costs import UP
 from runner.job.flags import parse_bool
-from runner.job.lines import METER, Lines, Meter, facts_of, meter, meter_frequency
+from runner.job.lines import METER, Lines, Meter, Move, facts_of, meter, meter_frequency
 from runner.job.outcome import tool_failed
 from runner.job.plan import JobPlan
 from runner.job.provenance import StatementMaker
@@ -69,7 +70,9 @@ class Uploader:
         """One entry. Nothing to upload is no failure."""
         lines = self._lines
         lines.notice("Uploading artifacts...")
-        if self._steps.known(f"{self._stage} {number} stored") is not None:
+        stored = self._steps.known(f"{self._stage} {number} stored")
+        if stored is not None:
+            self._steps.tally.add(UP, int(stored or 0))
             lines.info("Uploaded before the runner was restarted")
             return
         try:
@@ -90,7 +93,7 @@ class Uploader:
         upload_name = file_name(name, artifact.artifact_format)
         members = await self._with_statement(artifact, name, selection.members)
         frequency_s = meter_frequency(self._selector.variables.get(METER), self._lines)
-        async with meter(self._lines, "Uploading artifacts", frequency_s) as moved:
+        async with meter(self._lines, Move.UPLOAD_ARTIFACTS, frequency_s) as moved:
             content = self._content(artifact, members, moved)
             upload = ArtifactUpload(
                 file_name=upload_name,
@@ -111,7 +114,7 @@ class Uploader:
                 raise content.error
             if answer.verdict is ArtifactVerdict.OK or (was_sent and _is_stored_already(answer)):
                 self._say_stored(artifact, answer)
-                self._steps.note(f"{self._stage} {number} stored", lambda: "")
+                self._steps.note(f"{self._stage} {number} stored", lambda: str(content.size))
                 return
             problem = self._say_failed(artifact, answer)
             tries = TRIES_UNAVAILABLE if answer.verdict is ArtifactVerdict.UNAVAILABLE else TRIES

@@ -12,12 +12,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from runner.config.model import RunnerConfig
 from runner.identity import NAME, REVISION, VERSION, architecture, os_name
+from runner.job.costs import Costs
 
 JOB_BUCKETS = (30, 60, 300, 600, 1800, 3600, 7200, 10800, 18000, 36000)
 QUEUE_BUCKETS = (1, 3, 10, 30, 60, 120, 300, 900, 1800, 3600)
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RUNNER = ("runner", "runner_name", "system_id")
 TOKEN = ("runner", "system_id")
+STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+MEMORY_BUCKETS = tuple(2**20 * size for size in (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536))
 NO_CLIENT = -100
 MODE = "traditional"
 FAILURES = ("job_failure", "no_free_executor", "other")
@@ -94,6 +97,12 @@ class Metrics:
         self._errors = self._counter("errors", "Records of the log", ("level",))
         for level in ("panic", "fatal", "error", "warning"):
             self._errors.labels(level)
+        # Ours: what jobs cost.
+        self._stages = self._own_histogram("job_stage_seconds", "Time of stages", (*TOKEN, "stage"), STAGE_BUCKETS)
+        self._memory = self._own_histogram("job_peak_memory_bytes", "The largest process of jobs", TOKEN, MEMORY_BUCKETS)
+        self._cpu = self._own_counter("job_cpu_seconds", "Processor time of jobs", (*TOKEN, "mode"))
+        self._moved = self._own_counter("job_bytes", "Artifacts and remote caches of jobs", (*TOKEN, "direction"))
+        self._caches = self._own_counter("job_caches", "Caches that jobs have looked for", (*TOKEN, "result"))
         self._config = {
             name: self._counter(f"configuration_{name}", "Configuration file")
             for name in ("loaded", "loading_error", "saved", "saving_error")
@@ -107,6 +116,12 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"gitlab_runner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+
+    def _own_histogram(self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"pyrunner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+
+    def _own_counter(self, name: str, text: str, labels: Iterable[str]) -> Counter:
+        return Counter(f"pyrunner_{name}", text, tuple(labels), registry=self.registry)
 
     def page(self) -> bytes:
         """The text of ``/metrics``."""
@@ -175,6 +190,21 @@ class Metrics:
         if reason:
             self._failed.labels(runner.short_token, runner.name, reason, MODE).inc()
             self._processing.labels("job_failure", *self._labels(runner)).inc()
+
+    def job_cost(self, runner: RunnerConfig, costs: Costs) -> None:
+        """What a job that has its result cost."""
+        labels = (runner.short_token, self._system_id)
+        for stage in costs.stages:
+            self._stages.labels(*labels, stage.name).observe(stage.duration_s)
+        if costs.max_rss_bytes is not None:
+            self._memory.labels(*labels).observe(costs.max_rss_bytes)
+        for mode, seconds in (("user", costs.cpu_user_s), ("system", costs.cpu_system_s)):
+            if seconds is not None:
+                self._cpu.labels(*labels, mode).inc(seconds)
+        for direction, count in (("up", costs.up_bytes), ("down", costs.down_bytes)):
+            self._moved.labels(*labels, direction).inc(count)
+        for result, count in (("hit", costs.cache_hits), ("miss", costs.cache_misses)):
+            self._caches.labels(*labels, result).inc(count)
 
     def requested(self, endpoint: str, method: str, status: int, duration_s: float, runner: str) -> None:
         """An API call was answered."""

@@ -108,9 +108,9 @@ class JobLog:
         """Text without colours or end of line."""
         self._line(b"", text, b"", time_ns)
 
-    def section_start(self, name: str, *, time_ns: int) -> None:
+    def section_start(self, name: str, *, time_ns: int, collapsed: bool = False) -> None:
         """The beginning of a collapsible section; nothing where the server knows none."""
-        self._marker("section_start", name, time_ns)
+        self._marker("section_start", f"{name}[collapsed=true]" if collapsed else name, time_ns)
 
     def section_end(self, name: str, *, time_ns: int) -> None:
         """The end of a section."""

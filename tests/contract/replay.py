@@ -53,7 +53,7 @@ async def replay(
         fake.places |= {"ROOT": str(home)}
         fake.faults.all = type(fake.faults)(golden.fill(server.get("faults") or [], places)).all
         commits = _make_repositories(scenario, fake)
-        daemon = Daemon(home, golden.fill(scenario["config_toml"], places))
+        daemon = Daemon(home, golden.without_costs(golden.fill(scenario["config_toml"], places)))
         if server.get("profile"):
             (home / "home" / ".bash_profile").write_text(server["profile"] + "\n")
         for path, content in (scenario.get("helper_files") or {}).items():

@@ -65,6 +65,7 @@ FACTS = (
     "note upload_artifacts_on_failure 0 sending",
     "note upload_artifacts_on_failure 0 stored",
     "note concluded",
+    "note costs",
     "outcome",
     "patch 1",
     "patch 2",
@@ -166,6 +167,10 @@ def comparable(job: Job, daemon: Daemon) -> str:
     log = re.sub(r"Primary cache does not exist remotely, uploading existing archive *\x1b\[0;m \n", "", log)
     log = re.sub(r"Primary cache already exists remotely, skipping upload *\x1b\[0;m \n", STORED, log)
     log = re.sub(r"Uploaded before the runner was restarted *\x1b\[0;m \n", UPLOADED, log)
+    # What a job has cost is no two times the same.
+    before, section, after = log.partition("job_costs[collapsed=true]")
+    assert section, "a job's log ends with what it cost"
+    log = before + section + re.sub(r"[\d.]+ (s|B|[KMG]iB)\b", "COST", after)
     while RESTART_LINE in log:
         before, _, after = log.partition(RESTART_LINE)
         again = re.match(r"section_start:T:\w+\r", after)

@@ -44,6 +44,7 @@ def comparable(job: Job) -> str:
     log = log.replace("Reinitialized existing Git", "Initialized empty Git").replace(
         "\x1b[32;1mCreated fresh repository.\x1b[0;m\n", ""
     )
+    log = re.sub(r"(?<=\x1b\[0K)(Time|CPU|Memory|Moved): .*", r"\1: COST", log)
     return re.sub(r"Gitaly correlation ID: \S+", "Gitaly correlation ID: ID\x1b[0;m", log)
 
 

@@ -61,10 +61,20 @@ def test_imports_follow_the_direction_of_the_design(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["warm_parent", "supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces"],
+    [
+        "warm_parent",
+        "supervisor",
+        "processes",
+        "file_operations",
+        "file_channel",
+        "open_directories",
+        "frames",
+        "namespaces",
+        "usage",
+    ],
 )
 def test_the_supervisor_needs_the_standard_library_only(module: str) -> None:
-    names = ("supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces")
+    names = ("supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces", "usage")
     own = {f"executors.{name}" for name in names}
     found = {name.partition(".")[0] for name in imported(ROOT / "executors" / f"{module}.py") if not name.startswith(tuple(own))}
     assert found <= sys.stdlib_module_names

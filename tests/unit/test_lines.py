@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from runner.job.lines import Lines, meter, meter_frequency
+from runner.job.lines import Lines, Move, meter, meter_frequency
 from runner.trace.log import JobLog, TraceSettings
 from runner.trace.spool import Spool
 
@@ -34,10 +34,12 @@ def test_a_line_has_the_shape_of_the_reference(tmp_path: Path) -> None:
 async def test_the_meter_shows_what_was_moved(tmp_path: Path) -> None:
     log, path = a_log(tmp_path)
     stage = log.open_stage()
-    async with meter(Lines(stage), "Uploading artifacts", 0.001) as moved:
+    lines = Lines(stage)
+    async with meter(lines, Move.UPLOAD_ARTIFACTS, 0.001) as moved:
         await asyncio.sleep(0.01)
         moved.add(5_000_000)
     stage.close(0)
+    assert lines.tally.take() == {"up": 5_000_000}
     text = path.read_bytes().decode()
     assert text.startswith("\rUploading artifacts 0 B (0 B/s)")
     assert "\rUploading artifacts 5.00 MB (" in text
@@ -48,7 +50,7 @@ async def test_no_meter_without_a_frequency(tmp_path: Path) -> None:
     log, path = a_log(tmp_path)
     stage = log.open_stage()
     lines = Lines(stage)
-    async with meter(lines, "Uploading artifacts", meter_frequency("", lines)) as moved:
+    async with meter(lines, Move.UPLOAD_ARTIFACTS, meter_frequency("", lines)) as moved:
         moved.add(5)
     assert path.read_bytes() == b""
     assert meter_frequency("often", lines) == 0.0

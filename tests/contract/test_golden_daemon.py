@@ -128,7 +128,7 @@ class Play:
                 os.utime(self.daemon.config, (0, 1_700_000_000))
 
     def write(self, config: str) -> None:
-        self.daemon.write_config(golden.fill(config, self.places))
+        self.daemon.write_config(golden.without_costs(golden.fill(config, self.places)))
 
     async def seen(self, what: str) -> None:
         printed = re.fullmatch(r"job (\d+) printed '(.*)'", what)
@@ -177,7 +177,7 @@ async def play(name: str, root: Path) -> tuple[Play, int | None]:
         commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
         config = first_config(name, scenario)
         environment = golden.fill(scenario.get("env") or {}, places)
-        daemon = Daemon(home, golden.fill(config, places), environment=environment, own_keys=OWN)
+        daemon = Daemon(home, golden.without_costs(golden.fill(config, places)), environment=environment, own_keys=OWN)
         done = Play(scenario, fake, daemon, places, commit)
         queued = {int(number) for number in re.findall(r"queue job (\d+)", json.dumps(scenario["steps"]))}
         for job in scenario["jobs"]:

@@ -153,7 +153,7 @@ class DiskBudget:
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:
-                await self._each(self.kinds, self._finish_sweep)
+                await self._each(self._bounded(), self._finish_sweep)
                 while True:
                     began = loop.time()
                     await self._round()
@@ -185,7 +185,7 @@ class DiskBudget:
         self._wake.clear()
         if self._settings().min_free_bytes and not self._pressure.needed:
             await self._look(self._settings().min_free_bytes)
-        bounded = [state for state in self.kinds if self.budget(state) is not None]
+        bounded = self._bounded()
         await self._each(bounded, self._trim)
         pressure = self._pressure
         if pressure.needed:
@@ -194,6 +194,9 @@ class DiskBudget:
             finally:
                 pressure.needed = {}
                 pressure.relieved.set()
+
+    def _bounded(self) -> list[KindState]:
+        return [state for state in self.kinds if self.budget(state) is not None]
 
     async def _relieve(self, pressure: _Pressure, bounded: Sequence[KindState]) -> None:
         """Take what was not used for the longest time, of whatever kind, until there is room."""
@@ -223,7 +226,7 @@ class DiskBudget:
             log.exception("disk could not be looked after", kind=state.kind.name, error=str(error))
 
     async def _finish_sweep(self, state: KindState) -> None:
-        """What an earlier daemon took away is nobody's any more, bounded or not."""
+        """What an earlier daemon took away is nobody's any more."""
         await state.kind.sweep()
 
     async def _trim(self, state: KindState) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A file system that does not answer in this time is looked at no more until it does.
-PATIENCE_S = 2.0
+# A file system that does not answer in this time is waited for no more until it does.
+PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +47,16 @@ class Probe:
     def __init__(self) -> None:
         self._pending: asyncio.Future[list[Space]] | None = None
         self._last: list[Space] = []
+        self._gave_up = False
 
     async def look(self, paths: Sequence[str]) -> list[Space]:
         """What there is now; what there was, where a file system does not answer in time."""
+        is_late = self._pending is not None and not self._pending.done()
         if self._pending is None or self._pending.done():
             self._pending = asyncio.get_running_loop().create_future()
             threading.Thread(target=self._run, args=(self._pending, list(paths)), name="disk-space", daemon=True).start()
-        done, _ = await asyncio.wait((self._pending,), timeout=PATIENCE_S)
+        done, _ = await asyncio.wait((self._pending,), timeout=0 if is_late and self._gave_up else PATIENCE_S)
+        self._gave_up = not done
         if done:
             self._last = self._pending.result()
         return self._last

@@ -45,6 +45,7 @@ CUT_OFF = (
     "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
 )
 NO_STEPS = "native step execution (e.g. the `run:` keyword) on this executor requires the FF_CONCRETE feature flag to be enabled"
+NO_STEPS_AT_ALL = "native step execution (the `run:` keyword) is not part of this runner, whatever FF_CONCRETE says"
 Body = Callable[[Step], Awaitable[None]]
 
 
@@ -154,7 +155,7 @@ class JobPath:
         for line in (*await self._environment.describe(), *self._plan.go.lines):
             self._log.plain(line, time_ns=step.at_ns)
         if self._plan.payload.run:
-            raise misconfigured(NO_STEPS)
+            raise misconfigured(NO_STEPS_AT_ALL if self._plan.flags["FF_CONCRETE"] else NO_STEPS)
 
     async def _make_place(self, on_failure: Callable[[PrepareError], None]) -> None:
         """Make the job's place, or find the one that an earlier process made."""

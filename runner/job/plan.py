@@ -21,7 +21,7 @@ from runner.job.outcome import JobFailure
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
 from runner.job.sources import SEED, SourcesPlan
-from runner.job.variables import Variable, Variables, exports, from_payload, own
+from runner.job.variables import Variable, Variables, can_be_exported, exports, from_payload, own
 from runner.trace.log import TraceSettings
 
 # What git itself understands of a job's variables; the rest is none of its business.
@@ -145,7 +145,7 @@ class JobPlan:
             environment={
                 variable.key: variable.value
                 for variable in self.variables.effective()
-                if not variable.file and _GIT_VARIABLES.fullmatch(variable.key)
+                if not variable.file and _GIT_VARIABLES.fullmatch(variable.key) and can_be_exported(variable.key, variable.value)
             },
         )
 
@@ -249,7 +249,8 @@ def _assemble(
     if payload.image.name:
         found.append(own("CI_JOB_IMAGE", payload.image.name))
     found.append(own("CI_RUNNER_SHORT_TOKEN", runner.short_token))
-    found += _configured(runner)
+    # The flags above are what came of these: scripts see what the header says.
+    found += [variable for variable in _configured(runner) if variable.key not in flags.values]
     found += [
         own("CI_BUILDS_DIR", directories.builds),
         own("CI_PROJECT_DIR", directories.shown),

@@ -115,11 +115,14 @@ class Variables:
         for variable in self.effective():
             if not _NAME.fullmatch(variable.key):
                 found.append(f"{variable.key!r} is no name for a shell variable, scripts do not see it")
-            elif (
-                not variable.file and len(variable.value.encode(errors="surrogateescape")) + len(variable.key) >= MAX_EXPORT_BYTES
-            ):
+            elif not variable.file and not can_be_exported(variable.key, variable.value):
                 found.append(f"{variable.key}: the value is too long for the environment of programs, scripts do not see it")
         return found
+
+
+def can_be_exported(key: str, value: str) -> bool:
+    """Whether programs can be started with this in their environment."""
+    return len(value.encode(errors="surrogateescape")) + len(key) < MAX_EXPORT_BYTES
 
 
 def exports(variables: Variables) -> list[tuple[str, str]]:
@@ -129,7 +132,7 @@ def exports(variables: Variables) -> list[tuple[str, str]]:
         if not _NAME.fullmatch(variable.key):
             continue
         value = variables.path(variable.key) if variable.file else variable.value
-        if len(value.encode(errors="surrogateescape")) + len(variable.key) < MAX_EXPORT_BYTES:
+        if can_be_exported(variable.key, value):
             found.append((variable.key, value))
     return found
 

@@ -41,6 +41,9 @@ DIFFERS: dict[str, Difference] = {
     "file-variables-left-after-timeout": Difference(
         PRIVATE, (("failed", "job_execution_timeout", None), ("failed", "script_failure", 1))
     ),
+    "variables-flag-precedence": Difference(
+        "scripts see the flags that the header names, not what the configuration says of them"
+    ),
     "variables-file": Difference(PRIVATE),
     "variables-file-umask": Difference(PRIVATE),
     "get-sources-timeout-attempts": Difference("the limit holds: no further attempts and pauses after it"),

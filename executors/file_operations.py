@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
 
 
+# Directories inside of each other: each costs a descriptor and a call while a tree is walked.
+MAX_DEPTH = 200
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write everything; a pipe or a file may take it in pieces."""
     view = memoryview(data)
@@ -178,18 +182,44 @@ def remove_entry(parent_fd: int, name: str) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(name, dir_fd=parent_fd)
         return
+    fd = open_for_removal(parent_fd, name, mode)
+    try:
+        while empty(fd, fd, 1):
+            pass
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def open_for_removal(parent_fd: int, name: str, mode: int) -> int:
+    """A descriptor of a directory that may be emptied."""
     if mode & 0o700 != 0o700:
         try:
             os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=parent_fd)
         except OSError:
             pass
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-    try:
-        for entry in os.listdir(fd):
-            remove_entry(fd, entry)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent_fd)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+
+
+def empty(fd: int, top_fd: int, depth: int) -> bool:
+    """Remove what is in a directory. What lies too deep is moved to the top of the tree: then there is more to do."""
+    moved = False
+    for entry in os.listdir(fd):
+        mode = os.lstat(entry, dir_fd=fd).st_mode
+        if not stat.S_ISDIR(mode):
+            os.unlink(entry, dir_fd=fd)
+            continue
+        inner = open_for_removal(fd, entry, mode)
+        try:
+            if depth == MAX_DEPTH:
+                os.rename(entry, f".{os.urandom(8).hex()}", src_dir_fd=fd, dst_dir_fd=top_fd)
+                moved = True
+                continue
+            moved |= empty(inner, top_fd, depth + 1)
+        finally:
+            os.close(inner)
+        os.rmdir(entry, dir_fd=fd)
+    return moved
 
 
 def open_dir(roots: list[str], path: str) -> int | None:
@@ -211,20 +241,20 @@ def remove_matching(roots: list[str], path: str, names: set[str], suffixes: tupl
     if fd is None:
         return
     try:
-        clear_matching(fd, names, suffixes)
+        clear_matching(fd, names, suffixes, 1)
     finally:
         os.close(fd)
 
 
-def clear_matching(fd: int, names: set[str], suffixes: tuple[str, ...]) -> None:
+def clear_matching(fd: int, names: set[str], suffixes: tuple[str, ...], depth: int) -> None:
     for entry in os.listdir(fd):
         mode = os.lstat(entry, dir_fd=fd).st_mode
         if entry in names or (suffixes and stat.S_ISREG(mode) and entry.endswith(suffixes)):
             remove_entry(fd, entry)
-        elif stat.S_ISDIR(mode):
+        elif stat.S_ISDIR(mode) and depth < MAX_DEPTH:
             inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             try:
-                clear_matching(inner, names, suffixes)
+                clear_matching(inner, names, suffixes, depth + 1)
             finally:
                 os.close(inner)
 
@@ -252,6 +282,8 @@ def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[An
         target = read_link(fd, entry) if kind == "link" else ""
         found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns, target])
         if kind == "dir" and (max_depth is None or depth < max_depth):
+            if depth == MAX_DEPTH:
+                raise OSError(errno.ELOOP, f"more than {MAX_DEPTH} directories inside of each other", f"{prefix[:200]}...")
             try:
                 inner = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             except OSError:

@@ -63,6 +63,16 @@ async def make_own_dir(files: Workspace, path: str) -> None:
         await files.make_dir(path)
 
 
+async def remove_abysses(files: Workspace, project_dir: str) -> None:
+    """Remove directories that hold more of them inside of each other than any program can name, git among them."""
+    for entry in await files.list(project_dir, max_depth=1):
+        if entry.kind == "dir" and entry.path != ".git":
+            try:
+                await files.list(f"{project_dir}/{entry.path}")
+            except WorkspaceError:
+                await files.remove([f"{project_dir}/{entry.path}"])
+
+
 async def _may_hide(files: Workspace, index: str) -> bool:
     """Whether entries of the index may be marked as not to be checked out. Formats that can say so are rare."""
     head = await files.read(index, limit=INDEX_HEAD)

@@ -9,7 +9,7 @@ from executors.base import Environment
 from runner.coordinator.payload import GitInfo
 from runner.identity import user_agent
 from runner.job.git_config import Remote, external_config, helper_settings, seed_config, template_config
-from runner.job.git_safety import clear_locks, clear_module_locks, disarm, make_own_dir
+from runner.job.git_safety import clear_locks, clear_module_locks, disarm, make_own_dir, remove_abysses
 from runner.job.git_tool import GitTool
 from runner.job.outcome import system_failure
 from runner.job.settings import DEFAULT_CLEAN_FLAGS, GitStrategy, JobSettings, SubmoduleStrategy
@@ -323,9 +323,16 @@ class _GitWork:
         plan = self._plan
         sha = plan.git.sha
         self._notice(f"Checking out {sha[:SHORT_SHA]} as detached HEAD (ref is {plan.git.ref})...")
-        await self.git("checkout", "-f", "-q", sha, config=("submodule.recurse=false", *self._proactive()))
+        checkout = ("checkout", "-f", "-q", sha)
+        config = ("submodule.recurse=false", *self._proactive())
+        await self.git(*checkout, config=config)
         if plan.settings.git_clean_flags and not is_fresh:
-            await self.git("clean", *plan.settings.git_clean_flags)
+            clean = ("clean", *plan.settings.git_clean_flags)
+            status = await self.tool.try_run(*clean)
+            if status.exit_code != 0:
+                await remove_abysses(self._files, plan.project_dir)
+                await self.git(*checkout, config=config)
+                await self.git(*clean)
         if not plan.settings.lfs_skip_smudge and await self._wants_lfs() and await self.tool.has_lfs():
             await self.git("lfs", "pull")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,27 @@ async def test_no_token_stays_in_the_workspace(commit: str, fake: FakeCoordinato
     left = files_below(daemon.root / "builds")
     assert left
     assert not [path for path in left if job.token.encode() in path.read_bytes()]
+
+
+DEEP = """python3 -c "import os
+for number in range(3000):
+    os.mkdir('d')
+    os.chdir('d')" """
+
+
+@pytest.mark.parametrize("strategy", ["fetch", "clone", "empty"])
+@pytest.mark.parametrize("place", ["$PWD", "$PWD/.git/refs", "$PWD.tmp/git-template"])
+async def test_directories_of_any_depth_are_taken_away(
+    place: str, strategy: str, commit: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    try:
+        await ran(fake, fake.add_job(payload(fake, 1, commit, [f"cd {place}", DEEP])))
+        found = payload(fake, 2, commit, ["ls -A | tr '\\n' ' '"])
+        found["variables"].append({"key": "GIT_STRATEGY", "value": strategy})
+        second = await ran(fake, fake.add_job(found))
+        assert " d " not in second.log.split("ls -A")[-1]
+    finally:
+        # What is left in places that nobody looks at is too deep for whoever cleans up behind tests.
+        subprocess.run(["rm", "-rf", daemon.root / "builds"], check=True)

@@ -154,13 +154,11 @@ async def test_two_slots_build_into_one_store_at_once(fake: FakeCoordinator, go_
     commit = sources(fake, SMALL)
     daemon = go_daemon()
     daemon.start()
-    scripts = [
-        [
-            f"touch {tmp_path}/here-{me}; until [ -e {tmp_path}/here-{other} ]; do sleep 0.05; done",
-            "go build -o small . && ./small",
-        ]
-        for me, other in ((1, 2), (2, 1))
-    ]
+
+    def meet(me: int, other: int) -> str:
+        return f"touch {tmp_path}/here-{me}; until [ -e {tmp_path}/here-{other} ]; do sleep 0.05; done"
+
+    scripts = [[meet(1, 2), SMALL_BUILD], [meet(2, 1), SMALL_BUILD]]
     jobs = [add(fake, number, script, commit=commit) for number, script in enumerate(scripts, 1)]
     for job in jobs:
         assert (await ended(job)).state == "success", job.log

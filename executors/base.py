@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 class Stream(enum.IntEnum):
@@ -42,7 +42,7 @@ class ExitStatus:
 
     ``truncated`` tells that output beyond the disk bound was dropped. ``leftovers`` names processes that the run left
     behind, each as ``"<pid> <command>"``. ``held`` tells that something held its pipes after its end and was not waited
-    for.
+    for. ``remarks`` are what the executor has to say of the end, for the log.
     """
 
     exit_code: int | None = None
@@ -52,6 +52,7 @@ class ExitStatus:
     truncated: bool = False
     held: bool = False
     leftovers: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,53 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Which of a runner's places for jobs of one project the job has. ``store`` stands, as 32 hexadecimal digits, for
+    runner, project and number together, and tells nothing of the runner's token."""
+
+    short_token: str
+    project_id: int
+    number: int
+    store: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLogin:
+    """A login for images that came with the job."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """What executors with containers need beside the rest.
+
+    ``table`` is the executor's table of the runner entry. ``expand`` replaces the job's variables in a text.
+    ``variables`` is everything that the job's scripts see as ``KEY=VALUE``, in order, and ``service_variables`` what its
+    services see. ``flags`` names the feature flags that are on. ``auth_config`` is the job's ``DOCKER_AUTH_CONFIG``;
+    ``own_auth_config`` tells that it is the runner's own. ``keeps_builds`` tells that sources are fetched into what the
+    last job of the slot left, ``protected`` that the job belongs to a protected ref. ``uses_tools`` tells that the
+    runner has work of its own to do in the job's directories.
+    """
+
+    slot: Slot
+    table: Mapping[str, Any] = field(default_factory=dict)
+    expand: Callable[[str], str] = str
+    variables: tuple[str, ...] = field(default=(), repr=False)
+    service_variables: tuple[str, ...] = field(default=(), repr=False)
+    flags: frozenset[str] = frozenset()
+    logins: tuple[RegistryLogin, ...] = ()
+    auth_config: str = field(default="", repr=False)
+    own_auth_config: bool = False
+    builds_dir: str = "/builds"
+    keeps_builds: bool = False
+    protected: bool = False
+    uses_tools: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What an executor needs to know of a job; the same for the daemon that accepted it and for one that adopts it.
 
@@ -142,6 +190,7 @@ class JobSpec:
     image: ImageSpec | None = None
     services: tuple[ServiceSpec, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    containers: ContainerSpec | None = None
 
 
 OutputSink = Callable[[Output], None]
@@ -292,12 +341,13 @@ class Environment(Protocol):
         """Create the place, or find what an earlier daemon created. Idempotent. Raises :class:`PrepareError`."""
         ...
 
-    async def describe(self) -> tuple[str, ...]:
-        """Lines for the log of the prepare stage (``Using Shell (bash) executor...``)."""
+    def remarks(self) -> Sequence[tuple[str, str]]:
+        """Lines for the log that were not asked for yet, also after a failure of ``prepare`` or ``start``: each as its kind
+        (``plain``, ``info``, ``warning``, ``error``, or ``output`` for text that goes into the log as it is) and text."""
         ...
 
     async def hostname(self) -> str:
-        """The host name that the job's processes see."""
+        """Where the job's processes run, as its log says it. Raises :class:`ExecutorError` when they cannot."""
         ...
 
     async def login_environment(self) -> Mapping[str, str]:
@@ -381,6 +431,11 @@ class Executor(Protocol):
 
     def environment(self, spec: JobSpec) -> Environment:
         """The place of one job; nothing happens before its ``prepare``."""
+        ...
+
+    def sweep(self, tables: Sequence[Mapping[str, Any]], kept: Callable[[], Collection[str]]) -> None:
+        """Begin to remove what earlier daemons made for jobs that are gone. ``tables`` are the executor's tables of all
+        runner entries, ``kept`` gives the names of the records that there are."""
         ...
 
     async def close(self) -> None:

@@ -29,6 +29,8 @@ class Kind:
     into, ``load`` imports and builds the executor on first use.
     ``shells`` are the names that ``shell =`` may have, the first one the default. ``features`` are the keys of the
     runner info that this executor adds. ``shared`` tells that the builds directory is shared between jobs.
+    ``in_containers`` tells that paths are those of containers, whose shell is found there, and that an exit status is
+    called exit code.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Kind:
     config: Callable[[], type[Table]] | None = None
     shells: tuple[str, ...] = ("bash", "sh")
     shared: bool = True
+    in_containers: bool = False
     custom_build_dir: bool = False
     safe_directory: bool = False
     features: frozenset[str] = frozenset()
@@ -50,11 +53,45 @@ def _shell(host: HostSettings) -> Executor:
     return ShellExecutor(host)
 
 
+def _docker(host: HostSettings) -> Executor:
+    from executors.docker.executor import DockerExecutor
+
+    return DockerExecutor(host)
+
+
+def _docker_config() -> type[Table]:
+    from executors.docker.config import DockerConfig
+
+    return DockerConfig
+
+
 KINDS: Mapping[str, Kind] = {
     "shell": Kind(
         name="shell",
         title="Shell",
         load=_shell,
         features=frozenset({"variables", "shared"}),
+    ),
+    "docker": Kind(
+        name="docker",
+        title="Docker",
+        load=_docker,
+        table="docker",
+        config=_docker_config,
+        shared=False,
+        in_containers=True,
+        custom_build_dir=True,
+        safe_directory=True,
+        features=frozenset(
+            {
+                "variables",
+                "image",
+                "services",
+                "service_variables",
+                "service_multiple_aliases",
+                "image_executor_opts",
+                "service_executor_opts",
+            }
+        ),
     ),
 }

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ class ShellExecutor:
         """The place of one job on this host."""
         return ShellEnvironment(self, spec)
 
+    def sweep(self, tables: Sequence[Mapping[str, Any]], kept: Callable[[], Collection[str]]) -> None:
+        """Nothing outlives its supervisor."""
+
     def base_environment(self, user: Account) -> dict[str, str]:
         """The environment of a job's shell before its profile runs."""
         return job_environment(
@@ -95,6 +98,7 @@ class ShellEnvironment:
         self._link = SupervisorLink(spec.record_dir)
         self._tools = 0
         self._alive: set[str] = set()
+        self._remarks: list[tuple[str, str]] = []
         self._user = account(spec.user)
         self.files: Workspace = ShellWorkspace(self._link)
 
@@ -102,6 +106,7 @@ class ShellEnvironment:
         """Find the shell, then find or start the supervisor."""
         if shutil.which(self._spec.shell) is None or self._spec.shell not in ("bash", "sh"):
             raise PrepareError(f"shell {self._spec.shell} not found")
+        self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor...")]
         if self._link.connected:
             return
         user = self._user
@@ -127,9 +132,10 @@ class ShellEnvironment:
             else:
                 return
 
-    async def describe(self) -> tuple[str, ...]:
+    def remarks(self) -> Sequence[tuple[str, str]]:
         """The line of the prepare stage."""
-        return (f"Using Shell ({self._spec.shell}) executor...",)
+        lines, self._remarks = self._remarks, []
+        return lines
 
     async def hostname(self) -> str:
         """This host's name."""

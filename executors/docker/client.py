@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import threading
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -52,6 +53,10 @@ class Engine:
         """Do control calls in a thread. A call that was begun is not taken back when its caller is cancelled."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._guarded, work)
+
+    def do(self, work: Callable[[docker.APIClient], T]) -> T:
+        """The same for a caller that is a thread already."""
+        return self._guarded(work)
 
     def _guarded(self, work: Callable[[docker.APIClient], T]) -> T:
         with self._translated():
@@ -143,19 +148,12 @@ class Engine:
 
     async def hijack(self, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Hijacked:
         """A request whose connection becomes a pair of raw streams (attach, exec start)."""
-        url = await self._url(path)
-        target = urllib.parse.urlsplit(url)
-        query = urllib.parse.urlencode(params or {})
-        payload = b"" if body is None else json.dumps(body).encode()
-        head = (
-            f"POST {target.path}{'?' if query else ''}{query} HTTP/1.1\r\nHost: {target.netloc}\r\n"
-            "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-            f"Content-Length: {len(payload)}\r\n\r\n"
-        )
+        target = urllib.parse.urlsplit(await self._url(path))
+        request = _upgrade(target, params, body)
         try:
             found = Hijacked(*await self._dial(target))
             try:
-                await found.send(head.encode() + payload)
+                await found.send(request)
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     status, rest = await read_head(found.reader)
             except BaseException:
@@ -167,6 +165,35 @@ class Engine:
             found.close()
             raise engine_error(status, _explanation(rest))
         return found
+
+    def connect_raw(self, path: str, *, body: Any = None) -> socket.socket:
+        """The same for a thread: a blocking socket whose stream begins behind the answer's head."""
+        with self._translated():
+            version = self._connected().api_version
+            target = urllib.parse.urlsplit(f"{self.connection.base_url}/v{version}{path}")
+            sock = self._dial_raw(target)
+            try:
+                sock.sendall(_upgrade(target, None, body))
+                status, rest = _read_head_raw(sock)
+                if status in (101, 200):
+                    sock.settimeout(None)
+                    return sock
+            except BaseException:
+                sock.close()
+                raise
+            sock.close()
+        raise engine_error(status, _explanation(rest))
+
+    def _dial_raw(self, target: urllib.parse.SplitResult) -> socket.socket:
+        if self.connection.socket_path is not None:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(CONNECT_TIMEOUT_S)
+            sock.connect(self.connection.socket_path)
+            return sock
+        secure = target.scheme == "https"
+        sock = socket.create_connection((target.hostname or "", target.port or (443 if secure else 80)), CONNECT_TIMEOUT_S)
+        context = self.connection.ssl_context() or ssl.create_default_context() if secure else None
+        return context.wrap_socket(sock, server_hostname=target.hostname) if context is not None else sock
 
     async def _dial(self, target: urllib.parse.SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -203,6 +230,31 @@ class Engine:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             self._client.close()
+
+
+def _upgrade(target: urllib.parse.SplitResult, params: Mapping[str, str] | None, body: Any) -> bytes:
+    """The request of a connection that is to be handed over."""
+    query = urllib.parse.urlencode(params or {})
+    payload = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"POST {target.path}{'?' if query else ''}{query} HTTP/1.1\r\nHost: {target.netloc}\r\n"
+        "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        f"Content-Length: {len(payload)}\r\n\r\n"
+    )
+    return head.encode() + payload
+
+
+def _read_head_raw(sock: socket.socket) -> tuple[int, bytes]:
+    """The status of an answer; for one that is no success what came of its body."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        # Byte by byte: what is behind the head belongs to the stream.
+        byte = sock.recv(1)
+        if not byte:
+            raise ConnectionResetError("the engine closed the connection")
+        head += byte
+    status = int(head.split(b" ", 2)[1])
+    return status, b"" if status in (101, 200) else sock.recv(ERROR_BYTES)
 
 
 def _explanation(body: bytes) -> str:

@@ -52,7 +52,8 @@ Body = Callable[[Step], Awaitable[None]]
 class JobPath:
     """Walks the stages. ``run`` returns when the job succeeded and raises :class:`JobFailure` when it did not.
 
-    ``stage`` is where the job is; ``in_script`` tells whether a graceful cancel ends the script only. ``in_tools`` tells
+    ``early_failure`` is how the preparation ended that began before the path; it counts as the first try. ``stage`` is
+    where the job is; ``in_script`` tells whether a graceful cancel ends the script only. ``in_tools`` tells
     that a stage is under way which another process would have to take again; ``on_tools_end`` is called at its end.
     ``on_stage`` hears of each stage that has ended, with its seconds.
     """
@@ -71,6 +72,7 @@ class JobPath:
         is_detached: Callable[[], bool],
         deadline: float,
         on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
+        early_failure: ExecutorError | None = None,
     ) -> None:
         self._plan = plan
         self._environment = environment
@@ -90,6 +92,7 @@ class JobPath:
         self._is_detached = is_detached
         self._deadline = deadline
         self._on_stage = on_stage
+        self._early_failure = early_failure
         self._exported: dict[str, str] = {}
         self._tidy = False
         self._was_cut = False
@@ -140,6 +143,7 @@ class JobPath:
         await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
         if was_made:
             await self._make_place(lambda _: None)
+            self._environment.remarks()  # the log has them
         await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
 
     async def _prepare_executor(self, step: Step) -> None:
@@ -148,11 +152,16 @@ class JobPath:
 
         def say(error: PrepareError) -> None:
             now_ns = time.time_ns()
+            self._scripts.say_remarks(now_ns)
             self._log.error(f"Preparation failed: {error}", time_ns=now_ns)
             self._log.info("Will be retried in 3s ...", time_ns=now_ns)
 
-        await self._make_place(say)
-        for line in (*await self._environment.describe(), *self._plan.go.lines):
+        try:
+            await self._make_place(say)
+        finally:
+            if not self._is_detached():
+                self._scripts.say_remarks(time.time_ns())
+        for line in self._plan.go.lines:
             self._log.plain(line, time_ns=step.at_ns)
         if self._plan.payload.run:
             raise misconfigured(NO_STEPS_AT_ALL if self._plan.flags["FF_CONCRETE"] else NO_STEPS)
@@ -161,6 +170,8 @@ class JobPath:
         """Make the job's place, or find the one that an earlier process made."""
         for attempt in range(1, PREPARE_TRIES + 1):
             try:
+                if attempt == 1 and self._early_failure is not None:
+                    raise self._early_failure
                 await self._environment.prepare()
                 return
             except PrepareError as error:
@@ -176,8 +187,12 @@ class JobPath:
         tmp = self._plan.directories.tmp
         await make_own_dir(files, tmp)
         await files.remove([self._plan.env_file, f"{tmp}/masking.db"])
+        try:
+            place = await self._environment.hostname()
+        finally:
+            self._scripts.say_remarks(step.at_ns)
         stage = self._log.open_stage()
-        stage.write(Stream.STDOUT, f"Running on {await self._environment.hostname()}...\n".encode(), step.at_ns)
+        stage.write(Stream.STDOUT, f"Running on {place}...\n".encode(), step.at_ns)
         stage.close(step.at_ns)
 
     # Sources
@@ -356,7 +371,7 @@ class JobPath:
                 outcome = tool_failed(1).outcome
             if not self._plan.settings.after_script_ignore_errors:
                 return failure or JobFailure(outcome)
-            text = f"after_script failed, but job will continue unaffected: {outcome.message}"
+            text = f"after_script failed, but job will continue unaffected: {self._plan.worded(outcome).message}"
             self._say("after_script failed", lambda now_ns: self._log.warning(text, time_ns=now_ns))
         return failure
 
@@ -377,7 +392,8 @@ class JobPath:
         return run
 
     async def _run(self, step: Step, body: str, stage: str, scope: StopScope) -> ExitStatus:
-        script = Script(text=frame(self._plan.shell, body), stage=stage)
+        in_tools = stage == Stage.GET_SOURCES
+        script = Script(text=frame(self._plan.script_shell, body), stage=stage, predefined=in_tools)
         try:
             status = await self._scripts.run(step, script, scope)
         except ExecutorError as error:
@@ -387,6 +403,8 @@ class JobPath:
             self._log.warning("The runner could not keep all output of the script, the rest was dropped", time_ns=now_ns)
         if status.held:
             self._log.warning("Processes of the script still hold its output, they are not waited for", time_ns=now_ns)
+        for remark in status.remarks:
+            self._log.warning(remark, time_ns=now_ns)
         if status.leftovers:
             self._log.warning(f"The script left processes behind: {', '.join(status.leftovers)}", time_ns=now_ns)
         return status

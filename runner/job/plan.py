@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from executors.base import ImageSpec, JobSpec
+import msgspec
+
+from executors.base import JobSpec
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
@@ -13,11 +15,12 @@ from runner.coordinator.payload import Cache, JobPayload
 from runner.gocache.access import NO_ACCESS, GoAccess, without_served
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job import flags as feature_flags
+from runner.job.containers import Place, container_place, container_spec, image_spec, labels, service_specs
 from runner.job.directories import Directories, place, slug, with_clone_path
 from runner.job.flags import Flags
 from runner.job.git_config import remote_of, ssh_rewrites
 from runner.job.inputs import interpolate
-from runner.job.outcome import JobFailure
+from runner.job.outcome import JobFailure, Outcome
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
 from runner.job.sources import SEED, SourcesPlan
@@ -55,6 +58,17 @@ class JobPlan:
     def shell(self) -> str:
         """The shell of the scripts."""
         return self.runner.shell or self.kind.shells[0]
+
+    @property
+    def script_shell(self) -> str:
+        """The shell that scripts are written for: one that is found in an image may be any."""
+        return "sh" if self.kind.in_containers else self.shell
+
+    def worded(self, outcome: Outcome) -> Outcome:
+        """The same outcome in the words of the job's executor."""
+        if not self.kind.in_containers or not outcome.message.startswith("exit status "):
+            return outcome
+        return msgspec.structs.replace(outcome, message=outcome.message.replace("exit status", "exit code", 1))
 
     @property
     def url(self) -> str:
@@ -95,7 +109,6 @@ class JobPlan:
     def spec(self, *, orphan_grace_s: float | None = None) -> JobSpec:
         """What the executor gets."""
         accepted = self.record.accepted
-        image = self.payload.image
         return JobSpec(
             job_id=self.payload.id,
             record_dir=self.record.directory,
@@ -108,7 +121,10 @@ class JobPlan:
             orphan_grace_s=orphan_grace_s,
             kill_leftovers=self.runner.pyrunner.kill_leftovers,
             mounts=self.go.mounts,
-            image=ImageSpec(name=self.variables.expand(image.name)) if image.name else None,
+            image=image_spec(self),
+            services=service_specs(self) if self.kind.in_containers else (),
+            labels=labels(self) if self.kind.in_containers else {},
+            containers=container_spec(self) if self.kind.in_containers else None,
         )
 
     def sources(self) -> SourcesPlan:
@@ -172,11 +188,14 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess =
         except JobFailure as failure:
             refused = failure
     settings = _settings(early.expanded(), payload, runner)
+    roots = Place(builds_dir=runner.builds_dir, cache_dir=runner.cache_dir, shared=kind.shared)
+    if kind.in_containers:
+        roots = container_place(runner, record.directory.parents[1])
     directories = place(
         working_dir=record.accepted.working_dir,
-        builds_dir=runner.builds_dir,
-        cache_dir=runner.cache_dir,
-        shared=kind.shared,
+        builds_dir=roots.builds_dir,
+        cache_dir=roots.cache_dir,
+        shared=roots.shared,
         short_token=runner.short_token,
         project_slot=record.accepted.project_slot,
         name=slug(payload.git_info.repo_url, payload.job_info.project_id),

@@ -96,6 +96,7 @@ class JobRun:
         self.job_scope = StopScope(on_stop=lambda reason: self._note_stop("job", reason))
         self.script_scope = StopScope(on_stop=lambda reason: self._note_stop("script", reason))
         self._signal = ""
+        self._early_failure: ExecutorError | None = None
         record.journal.on_broken = self._spool.on_broken = self._note_full_disk
         self._restore_stops()
         self._grace_s = self.plan.runner.pyrunner.term_grace_s
@@ -238,7 +239,7 @@ class JobRun:
         await self._uploader.run()
 
     async def _prepare_early(self) -> None:
-        """Begin with the preparation; its errors are found again, and shown, in its stage."""
+        """Begin with the preparation; its errors are shown in its stage."""
         # Secrets may name the image and the directories.
         if self.plan.misconfigured is not None or self._secrets.is_due:
             return
@@ -246,6 +247,7 @@ class JobRun:
             await self._environment.prepare()
         except ExecutorError as error:
             log.debug("early preparation failed", error=str(error))
+            self._early_failure = error
 
     async def _acknowledge(self) -> Decided | None:
         """Tell the coordinator that the job runs; a result where it does not want that (``runner-api.md`` 3.6)."""
@@ -291,7 +293,7 @@ class JobRun:
         if self.is_detached:
             # Let go at the very end: the next process finds the stages ended, and concludes.
             return None
-        return Outcome() if failure is None else failure.outcome
+        return Outcome() if failure is None else self.plan.worded(failure.outcome)
 
     def _make_path(self, deadline: float) -> JobPath:
         scripts = ScriptRunner(
@@ -313,6 +315,7 @@ class JobRun:
             is_detached=lambda: self.is_detached,
             deadline=deadline,
             on_stage=self._stage_ended,
+            early_failure=self._early_failure,
         )
 
     def _stage_ended(self, stage: str, seconds: float) -> None:

@@ -39,7 +39,11 @@ class ScriptRunner:
     async def run(self, step: Step, script: Script, scope: StopScope) -> ExitStatus:
         """Run within ``scope``. Raises :class:`Stopped` once everything the script started is gone."""
         following = _Following(self._environment, step.run, self._log)
-        await self._environment.start(step.run, script)
+        try:
+            await self._environment.start(step.run, script)
+        finally:
+            if not self._is_detached():
+                self.say_remarks(step.at_ns)
         try:
             if await self._environment.ended(step.run):
                 # The script ended while nobody looked: whatever its limits were, it kept them.
@@ -54,6 +58,12 @@ class ScriptRunner:
             raise
         following.close(self._steps.moment(f"end {step.name}"))
         return status
+
+    def say_remarks(self, time_ns: int) -> None:
+        """Put into the log what the place of the job has to say."""
+        say = {"info": self._log.info, "warning": self._log.warning, "error": self._log.error, "output": self._log.bare}
+        for kind, text in self._environment.remarks():
+            say.get(kind, self._log.plain)(text, time_ns=time_ns)
 
     async def _stop(self, step: Step, following: _Following) -> None:
         """Kill the script; what it prints meanwhile still belongs to the log."""

@@ -7,6 +7,8 @@ import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -15,6 +17,8 @@ import pytest
 from executors.docker.client import Engine
 from executors.docker.connection import Connection
 from tests.docker import images
+from tests.fakes.coordinator import FakeCoordinator
+from tests.fakes.daemon import Daemon
 
 HOST = "unix:///var/run/docker.sock"
 START_S = 60.0
@@ -94,3 +98,75 @@ def container(client: docker.APIClient) -> Iterator[Callable[..., str]]:
             client.remove_container(one, force=True, v=True)
         except docker.errors.NotFound:
             pass
+
+
+CONFIG = """concurrent = 4
+check_interval = 1
+shutdown_timeout = 10
+
+[[runners]]
+  name = "lab"
+  url = "{url}"
+  token = "glrt-lab"
+  executor = "docker"
+{extra}
+  [runners.feature_flags]
+    FF_TIMESTAMPS = false
+  [runners.docker]
+    image = "busybox:local"
+    pull_policy = "if-not-present"
+    volumes = ["/cache"]
+{docker}
+"""
+
+
+@pytest.fixture(scope="session")
+def gateway(client: docker.APIClient) -> str:
+    """This machine's address as containers see it."""
+    network: Any = client.inspect_network("bridge")
+    return str(network["IPAM"]["Config"][0].get("Gateway") or "172.17.0.1")
+
+
+@pytest.fixture
+async def fake(tmp_path: Path, gateway: str) -> AsyncIterator[FakeCoordinator]:
+    async with FakeCoordinator(tmp_path / "server", trace_interval=1, address=gateway) as coordinator:
+        yield coordinator
+
+
+@pytest.fixture
+async def make_daemon(
+    tmp_path: Path, fake: FakeCoordinator, client: docker.APIClient, busybox: str, debian: str
+) -> AsyncIterator[Callable[..., Daemon]]:
+    """Daemons with a Docker runner. After the test nothing of theirs is on the engine."""
+    made: list[Daemon] = []
+
+    def make(*, extra: str = "", docker: str = "") -> Daemon:
+        root = tmp_path / f"runner-{len(made)}"
+        # Volumes that stay are named after the system: tests beside each other must not share them.
+        own = f'system_id = "s_{uuid.uuid4().hex[:12]}"\n'
+        daemon = Daemon(root, CONFIG.format(url=fake.url, extra=extra, docker=docker), own_keys=own)
+        made.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in made:
+        await daemon.stop()
+        remove_leftovers(client, daemon)
+
+
+def state_filter(daemon: Daemon) -> dict[str, list[str]]:
+    """What finds everything that a daemon has made."""
+    path = daemon.state / "docker-id"
+    return {"label": [f"com.gitlab.pyrunner.state={path.read_text() if path.exists() else 'none'}"]}
+
+
+def remove_leftovers(client: docker.APIClient, daemon: Daemon) -> None:
+    found: Any = client.containers(all=True, filters=state_filter(daemon))
+    for container in found:
+        client.remove_container(container["Id"], force=True, v=True)
+    volumes: Any = client.volumes(filters=state_filter(daemon))
+    for volume in volumes["Volumes"] or ():
+        client.remove_volume(volume["Name"], force=True)
+    networks: Any = client.networks(filters=state_filter(daemon))
+    for network in networks:
+        client.remove_network(network["Id"])

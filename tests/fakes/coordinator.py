@@ -47,7 +47,7 @@ class FakeCoordinator:
     What GitLab would let pass but the protocol forbids a runner is collected in ``violations`` and fails the test at
     the end. ``strict=False`` is the server of the recordings: it gives any job to any runner and takes any artifact.
     ``before`` and ``after`` hear of every request: before it acts, and once it has acted but is not answered.
-    ``two_phase``: a job becomes running with the update that says so (``runner-api.md`` 13.2).
+    ``address`` is where it listens. ``two_phase``: a job becomes running with the update that says so (``runner-api.md`` 13.2).
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class FakeCoordinator:
         git_auth: bool = False,
         redirect_artifacts: bool = False,
         store_takes_tokens: bool = False,
+        address: str = "127.0.0.1",
     ) -> None:
+        self.address = address
         self.repositories = root / "repositories"
         self.repositories.mkdir(parents=True, exist_ok=True)
         self.faults = Faults(faults)
@@ -114,11 +116,11 @@ class FakeCoordinator:
         add("*", "/{path:.*}", self._not_found)
         self._site = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._site.setup()
-        await web.TCPSite(self._site, "127.0.0.1", 0, ssl_context=self._context).start()
+        await web.TCPSite(self._site, self.address, 0, ssl_context=self._context).start()
         port = self._site.addresses[0][1]
         scheme = "https" if self._context else "http"
-        self.url = self.artifacts.base = f"{scheme}://127.0.0.1:{port}"
-        self.places |= {"URL": self.url, "ALT": f"{scheme}://localhost:{port}", "HOST": f"127.0.0.1:{port}"}
+        self.url = self.artifacts.base = f"{scheme}://{self.address}:{port}"
+        self.places |= {"URL": self.url, "ALT": f"{scheme}://localhost:{port}", "HOST": f"{self.address}:{port}"}
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,0 +1,336 @@
+"""The build container and the scripts that run in it, each at most once whatever dies meanwhile (12.2, exactly once).
+
+A script is one quoted text on the standard input of the container's first process: a shell begins to run it when it has
+read all of it. Before that the journal says that the run is due, with the nonce that the script prints first. So whoever
+finds a run that was not delivered can tell by the log whether it has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from executors.base import EnvironmentLost, ExecutorError, ExitStatus, JobSpec, Output, Script
+from executors.docker.containers import remove
+from executors.docker.errors import EngineUnreachable, NotFound
+from executors.docker.helper import quote
+from executors.docker.lines import KeptLines, Level
+from executors.docker.logs import LogReader, Mark, has_begun
+from executors.docker.stopping import is_running, stop_container
+
+if TYPE_CHECKING:
+    from executors.docker.client import Engine
+    from executors.docker.journal import Journal
+    from executors.docker.place import JobPlace
+    from executors.docker.streams import Hijacked
+
+log = structlog.get_logger()
+
+# How long the engine may take a script; longer than that, and the run's own output tells when it has begun.
+DELIVERY_S = 5.0
+ENGINE_PATIENCE_S = 60.0
+ENGINE_POLL_S = 0.5
+KILLED = (137, 143, 255)
+MIB = 1024 * 1024
+
+
+class Builder:
+    """The build container of one job. ``before_first`` is done before its first script; the lines that it gives are for
+    the log."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        place: Callable[[], JobPlace],
+        spec: JobSpec,
+        before_first: Callable[[], Awaitable[list[str]]],
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._place = place
+        self._before_first = before_first
+        self._limit_bytes = spec.output_limit_bytes
+        self._making: asyncio.Task[str] | None = None
+        self._delivering: asyncio.Task[None] | None = None
+        self._input: Hijacked | None = None
+        self._readers: dict[str, LogReader] = {}
+        self._was_cut = False
+        self._is_too_long = False
+
+    # The container
+
+    def begin(self) -> None:
+        """Begin to make the container; what goes wrong shows when it is needed."""
+        if self._journal.find("build") is None:
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def created(self) -> str:
+        """The container of the next script. Raises :class:`ExecutorError`."""
+        if self._making is None:
+            known = self._journal.find("build")
+            if known is not None and await self._is_usable(known["id"]):
+                return str(known["id"])
+            self._making = asyncio.create_task(self._make())
+        making = self._making
+        try:
+            return await asyncio.shield(making)
+        finally:
+            if making.done() and (making.cancelled() or making.exception() is not None):
+                self._making = None
+
+    async def _make(self) -> str:
+        place = self._place()
+        made = await place.create(place.build(), warn=False)
+        self._journal.note("build", id=made)
+        return made
+
+    async def _is_usable(self, container: str) -> bool:
+        if self._journal.find("spent", container) is not None:
+            return False
+        try:
+            await self._engine.call(lambda client: client.inspect_container(container))
+        except NotFound:
+            return False
+        return True
+
+    def _spend(self, container: str) -> None:
+        """Nothing more runs in a container."""
+        self._journal.note("spent", container)
+        self._making = None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a script of the job was ever handed over."""
+        return self._journal.find("ran") is not None
+
+    # Starting
+
+    async def start(self, run: str, script: Script) -> None:
+        """Hand a script over, or find that it was."""
+        await self._say_image(run)
+        if self._journal.find("delivered", run) is not None:
+            return
+        due = self._journal.find("due", run)
+        if due is not None and await self._began(due):
+            self._journal.note("delivered", run)
+            return
+        container = await self.created()
+        known = self._journal.find("log end", container)
+        nonce = secrets.token_hex(16)
+        mark = known["mark"] if known is not None else Mark().as_json()
+        self._journal.note("ran")
+        self._journal.note("due", run, container=container, nonce=nonce, mark=mark)
+        await self._hand_over(run, container, nonce, script)
+
+    async def _say_image(self, run: str) -> None:
+        """The lines of the image, in the first script; the same ones for whoever asks again."""
+        known = self._journal.find("image lines")
+        if known is None:
+            lines = KeptLines()
+            place = self._place()
+            await place.find_image_again(lines)
+            for warning in place.build().warnings:
+                lines.add(Level.WARNING, warning)
+            for text in await self._before_first():
+                lines.add(Level.PLAIN, text)
+            self._journal.note("image lines", run=run, lines=[[str(level), text] for level, text in lines.kept])
+            known = self._journal.find("image lines")
+        assert known is not None
+        if known["run"] == run:
+            for level, text in known["lines"]:
+                self._place().lines.add(Level(level), text)
+
+    async def _began(self, due: dict[str, Any]) -> bool:
+        """Whether a run that was due has begun. One that has not is over for good: its container is removed.
+
+        Raises :class:`EnvironmentLost` where nobody can tell what became of it.
+        """
+        container, nonce, mark = due["container"], due["nonce"], Mark.from_json(due["mark"])
+        try:
+            if await has_begun(self._engine, container, nonce, mark):
+                return True
+            await stop_container(self._engine, container, grace_s=0, all_processes=False)
+            if await has_begun(self._engine, container, nonce, mark):
+                raise EnvironmentLost("the script had just begun when the runner was restarted")
+            self._spend(container)
+            await remove(self._engine, container)
+        except NotFound:
+            self._spend(container)
+        return False
+
+    async def _hand_over(self, run: str, container: str, nonce: str, script: Script) -> None:
+        # In two parts: the script's own text must not look like its beginning.
+        program = f"printf %s%s {nonce[:16]} {nonce[16:]}\necho\n{script.text.decode(errors='surrogateescape')}"
+        line = f"eval {quote(program)}\n"
+        shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
+        self._input = shell
+        await self._engine.call(lambda client: client.start(container))
+        self._delivering = asyncio.create_task(self._deliver(run, shell, line.encode(errors="surrogateescape")))
+        await asyncio.wait([self._delivering], timeout=DELIVERY_S)
+
+    async def _deliver(self, run: str, shell: Hijacked, data: bytes) -> None:
+        """Until the engine has passed everything on."""
+        try:
+            await shell.send(data)
+            if shell.end_input():
+                while await shell.reader.read(1024):
+                    pass
+                self._journal.note("delivered", run)
+        except OSError as error:
+            # A container that does not read its input may end before it has all of it.
+            log.debug("input of the container was closed", run=run, error=str(error))
+
+    # Following
+
+    def started(self, run: str) -> bool:
+        """Whether a run was handed over, or was about to be."""
+        return self._journal.find("due", run) is not None
+
+    async def ended(self, run: str) -> bool:
+        """Whether a run is over."""
+        if self._journal.find("ended", run) is not None:
+            return True
+        due = self._journal.find("due", run)
+        if due is None:
+            return False
+        try:
+            return not await is_running(self._engine, due["container"])
+        except EngineUnreachable:
+            return False
+
+    def _reader(self, run: str) -> LogReader | None:
+        due = self._journal.find("due", run)
+        if run not in self._readers and due is not None:
+            self._readers[run] = LogReader(self._engine, due["container"], due["nonce"], Mark.from_json(due["mark"]))
+        return self._readers.get(run)
+
+    async def follow(self, run: str, offset: int) -> AsyncIterator[Output]:
+        """Output of a run; a broken connection is made again and reading goes on where it stopped."""
+        reader = self._reader(run)
+        if reader is None:
+            return
+        if offset != reader.offset:
+            reader.rewind()
+        while True:
+            try:
+                async with contextlib.aclosing(reader.read(follow=True)) as pieces:
+                    async for piece in pieces:
+                        self._note_beginning(run, reader)
+                        if piece.next_offset > self._limit_bytes:
+                            await self._end_flood(reader)
+                        elif piece.next_offset - len(piece.data) >= offset:
+                            yield piece
+                        elif piece.next_offset > offset:
+                            yield replace(piece, data=piece.data[offset - piece.next_offset :])
+                if not await is_running(self._engine, reader.container):
+                    return
+            except NotFound:
+                return
+            except EngineUnreachable:
+                self._was_cut = True
+                await self._until_reachable()
+
+    def _note_beginning(self, run: str, reader: LogReader) -> None:
+        if reader.has_begun and self._journal.find("delivered", run) is None:
+            self._journal.note("delivered", run)
+
+    async def _end_flood(self, reader: LogReader) -> None:
+        """A script must not fill the engine's disk: its output cannot be dropped there, so it is ended."""
+        if not self._is_too_long:
+            self._is_too_long = True
+            await stop_container(self._engine, reader.container, grace_s=0, all_processes=False)
+            self._spend(reader.container)
+
+    async def _until_reachable(self) -> None:
+        """Wait for the engine to come back. Raises :class:`EnvironmentLost` when it does not."""
+        last: ExecutorError | None = None
+        for _ in range(int(ENGINE_PATIENCE_S / ENGINE_POLL_S)):
+            try:
+                await self._engine.call(lambda client: client.ping())
+                return
+            except EngineUnreachable as error:
+                last = error
+                await asyncio.sleep(ENGINE_POLL_S)
+        raise EnvironmentLost(f"the Docker engine is gone: {last}")
+
+    # Ending
+
+    async def wait(self, run: str) -> ExitStatus:
+        """The exit code that the engine has of a run."""
+        known = self._journal.find("ended", run)
+        if known is not None:
+            return _status(known)
+        due = self._journal.find("due", run)
+        if due is None:
+            raise EnvironmentLost("the script was never started")
+        container = due["container"]
+        exit_code, remarks = await self._exit_code(container)
+        if self._is_too_long:
+            size = self._limit_bytes // MIB
+            remarks.append(f"The script wrote more than {size} MiB and was ended, to save the disk of the Docker engine")
+        elif self._was_cut and exit_code in KILLED:
+            self._spend(container)
+            raise EnvironmentLost("the Docker engine was restarted while the script ran")
+        reader = self._readers.get(run)
+        if reader is not None:
+            self._journal.note("log end", container, mark=reader.end.as_json())
+        self._journal.note("ended", run, exit_code=exit_code, remarks=remarks, truncated=self._is_too_long)
+        found = self._journal.find("ended", run)
+        assert found is not None
+        return _status(found)
+
+    async def _exit_code(self, container: str) -> tuple[int, list[str]]:
+        while True:
+            try:
+                async with self._engine.stream("POST", f"/containers/{container}/wait") as response:
+                    answer: dict[str, Any] = await response.json(content_type=None)
+                about: Any = await self._engine.call(lambda client: client.inspect_container(container))
+            except NotFound:
+                # Somebody removed it under the script, which was killed by that.
+                self._spend(container)
+                return 137, []
+            except EngineUnreachable:
+                self._was_cut = True
+                await self._until_reachable()
+                continue
+            exit_code = int(answer["StatusCode"])
+            return exit_code, _oom(about) if exit_code else []
+
+    async def stop(self, run: str, *, grace_s: float, all_processes: bool) -> None:
+        """End a run; the next script gets another container."""
+        due = self._journal.find("due", run)
+        if due is None:
+            return
+        self._spend(due["container"])
+        await stop_container(self._engine, due["container"], grace_s=grace_s, all_processes=all_processes)
+
+    async def detach(self) -> None:
+        """Let go of connections and of work that was begun."""
+        tasks = [task for task in (self._delivering, self._making) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._input is not None:
+            self._input.close()
+
+
+def _status(found: dict[str, Any]) -> ExitStatus:
+    return ExitStatus(exit_code=found["exit_code"], remarks=tuple(found["remarks"]), truncated=found["truncated"])
+
+
+def _oom(about: Any) -> list[str]:
+    """What to say of a container that ran out of memory."""
+    if not about["State"].get("OOMKilled"):
+        return []
+    limit = int(about["HostConfig"].get("Memory") or 0)
+    shown = f" (limit {limit // MIB} MiB)" if limit else ""
+    return [f"Container was out of memory{shown}"]

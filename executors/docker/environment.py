@@ -1,0 +1,214 @@
+"""One job on an engine: two containers, the runner's and its own (``docker-executor.md`` 12)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from executors.base import (
+    EnvironmentLost,
+    ExecutorError,
+    ExitStatus,
+    JobSpec,
+    Output,
+    OutputSink,
+    Script,
+    Workspace,
+)
+from executors.docker.builder import Builder
+from executors.docker.helper import Helper, command
+from executors.docker.hook_runs import HookRuns
+from executors.docker.journal import Journal
+from executors.docker.lines import KeptLines
+from executors.docker.ownership import image_owner
+from executors.docker.place import JobPlace, explained
+from executors.docker.scratch import JobFiles
+from executors.docker.sweep import remove_all
+
+if TYPE_CHECKING:
+    from executors.docker.executor import DockerExecutor
+
+log = structlog.get_logger()
+
+CLEANUP_S = 300.0
+FLAG = "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"
+
+
+class DockerEnvironment:
+    """See :class:`executors.base.Environment`."""
+
+    def __init__(self, executor: DockerExecutor, spec: JobSpec) -> None:
+        assert spec.containers is not None
+        self._executor = executor
+        self._spec = spec
+        self._need = spec.containers
+        self._journal = Journal(spec.record_dir)
+        self._lines = KeptLines()
+        self._place: JobPlace | None = None
+        self._is_prepared = False
+        place = self._make_place("")
+        self._engine = place.engine
+        umask = "0022" if FLAG in self._need.flags else "0000"
+        self._helper = Helper(self._engine, self._make_helper, lambda: self._known.volumes.open_to_all, umask=umask)
+        self._builder = Builder(self._engine, self._journal, lambda: self._known, spec, self._before_scripts)
+        self._hooks = HookRuns(self._helper)
+        self._files = JobFiles(self._engine, self._helper, self._builder, lambda: self._known, self._need)
+        self.files: Workspace = self._files
+
+    @property
+    def _known(self) -> JobPlace:
+        assert self._place is not None
+        return self._place
+
+    def _make_place(self, attempt: str) -> JobPlace:
+        return JobPlace.of(self._executor, self._spec, attempt, self._lines)
+
+    # Preparation
+
+    async def prepare(self) -> None:
+        """See :class:`executors.base.Environment`."""
+        if self._is_prepared:
+            return
+        found = self._journal.find("prepared")
+        if found is not None:
+            self._place = self._make_place(found["attempt"])
+            await self._place.plan()
+            self._place.adopt(found)
+            self._is_prepared = True
+            self._builder.begin()
+            return
+        attempt = secrets.token_hex(8)
+        self._journal.note("attempt", attempt=attempt)
+        self._place = place = self._make_place(attempt)
+        try:
+            await place.plan()
+            await place.make()
+        except BaseException:
+            await asyncio.shield(self.cleanup())
+            raise
+        self._journal.note("prepared", attempt=attempt, **place.as_json())
+        self._is_prepared = True
+        self._builder.begin()
+        if self._need.uses_tools:
+            self._files.begin()
+
+    async def _make_helper(self) -> str:
+        place = self._known
+        await place.need_helper()
+        return await place.create(place.helper(), warn=True)
+
+    def remarks(self) -> Sequence[tuple[str, str]]:
+        """See :class:`executors.base.Environment`."""
+        found = [(str(level), text) for level, text in self._lines.kept]
+        self._lines.kept.clear()
+        return found
+
+    async def hostname(self) -> str:
+        """See :class:`executors.base.Environment`. What the engine refuses of the containers shows here."""
+        try:
+            self._known.helper()
+            if self._files.is_direct:
+                await self._builder.created()
+            else:
+                await self._helper.start()
+        except ExecutorError as error:
+            raise explained(error) from error
+        return f"{self._known.names.unique} via {socket.gethostname()}"
+
+    async def login_environment(self) -> Mapping[str, str]:
+        """Nothing: what the helper's programs get is what its image sets."""
+        return {}
+
+    # Scripts
+
+    async def start(self, run: str, script: Script) -> None:
+        """See :class:`executors.base.Environment`."""
+        if script.predefined:
+            await self._hooks.start(run, script)
+            return
+        await self._files.hand_over()
+        await self._builder.start(run, script)
+
+    async def started(self, run: str) -> bool:
+        """See :class:`executors.base.Environment`."""
+        return self._builder.started(run)
+
+    async def ended(self, run: str) -> bool:
+        """See :class:`executors.base.Environment`."""
+        return self._hooks.ended(run) if run in self._hooks else await self._builder.ended(run)
+
+    async def follow(self, run: str, offset: int = 0) -> AsyncIterator[Output]:
+        """See :class:`executors.base.Environment`."""
+        source = self._hooks.follow(run, offset) if run in self._hooks else self._builder.follow(run, offset)
+        async for piece in source:
+            yield piece
+
+    async def wait(self, run: str) -> ExitStatus:
+        """See :class:`executors.base.Environment`."""
+        return await (self._hooks.wait(run) if run in self._hooks else self._builder.wait(run))
+
+    async def stop(self, run: str, *, grace_s: float) -> None:
+        """See :class:`executors.base.Environment`."""
+        if run in self._hooks:
+            await self._hooks.stop(run)
+        else:
+            native = "FF_USE_NATIVE_CONTAINER_STOP" in self._need.flags
+            await self._builder.stop(run, grace_s=grace_s, all_processes=not native)
+
+    async def discard(self, run: str) -> None:
+        """Output is read on, so that what it takes of the engine's disk stays known."""
+
+    async def _before_scripts(self) -> list[str]:
+        """Give the sources to the user of the image, where they are not open to everybody."""
+        place = self._known
+        if FLAG not in self._need.flags:
+            return []
+        owner = await image_owner(self._engine, image=place.image, user=place.image_user, names=place.names, labels=place.labels)
+        if owner is None:
+            return []
+        lines = []
+        for path in (self._spec.project_dir, self._spec.tmp_dir):
+            lines.append(owner.line(path))
+            await self.tool(owner.command(path))
+        return lines
+
+    # Tools
+
+    async def tool(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        output: OutputSink | None = None,
+    ) -> ExitStatus:
+        """Run a program in the helper."""
+        if self._files.is_direct:
+            await self._files.leave_direct()
+        status = await self._helper.run(command(argv, cwd=cwd or "/", env=env, stdin=stdin), output)
+        return ExitStatus(exit_code=status)
+
+    async def kill_tools(self) -> None:
+        """A helper that an earlier daemon left is replaced by the next one of its name."""
+
+    async def detach(self) -> None:
+        """Let go of the connections; containers go on."""
+        await self._builder.detach()
+        await self._helper.close()
+
+    async def cleanup(self) -> None:
+        """Remove everything that carries the labels of this job."""
+        try:
+            await self._builder.detach()
+            await self._helper.close()
+            async with asyncio.timeout(CLEANUP_S):
+                keeps = self._place is not None and self._place.table.volume_keep
+                await remove_all(self._engine, self._executor.state_id, self._spec.record_dir.name, keeps_volumes=keeps)
+        except (ExecutorError, EnvironmentLost, TimeoutError, OSError) as error:
+            log.warning("containers of the job could not be removed", job=self._spec.job_id, error=str(error))

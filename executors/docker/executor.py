@@ -1,0 +1,65 @@
+"""The Docker executor of a daemon: engines, and what its jobs share (``docker-executor.md``)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from executors.base import Environment, JobSpec
+from executors.docker.client import Engine
+from executors.docker.config import DockerConfig
+from executors.docker.connection import Connection
+from executors.docker.environment import DockerEnvironment
+from executors.docker.helper_image import HelperImages
+from executors.docker.images import Pulls
+from executors.file_operations import write_private
+from executors.registry import HostSettings
+
+STATE_ID_FILE = "docker-id"
+
+
+class DockerExecutor:
+    """Hands out environments; engines are connected to when the first job needs them."""
+
+    def __init__(self, host: HostSettings) -> None:
+        self._host = host
+        self._engines: dict[Connection, Engine] = {}
+        self._pulls: dict[Connection, Pulls] = {}
+        self._helpers: dict[Connection, HelperImages] = {}
+        self.state_id = ""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of the daemon."""
+        return self._host.environment or os.environ
+
+    async def open(self) -> None:
+        """Learn, or choose, the id by which this daemon's state directory marks what it makes."""
+        path = Path(self._host.state_dir) / STATE_ID_FILE
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_private(str(path), secrets.token_hex(16).encode())
+        self.state_id = path.read_text().strip()
+
+    def environment(self, spec: JobSpec) -> Environment:
+        """The place of one job."""
+        return DockerEnvironment(self, spec)
+
+    def engine(self, table: DockerConfig) -> tuple[Engine, Pulls, HelperImages]:
+        """The engine that a table names, the pulls that it has under way, and its helper images."""
+        connection = Connection.resolve(
+            table.host, tls_verify=table.tls_verify, tls_cert_path=table.tls_cert_path, environ=self.environ
+        )
+        if connection not in self._engines:
+            self._engines[connection] = engine = Engine(connection)
+            self._pulls[connection] = Pulls()
+            self._helpers[connection] = HelperImages(engine)
+        return self._engines[connection], self._pulls[connection], self._helpers[connection]
+
+    async def close(self) -> None:
+        """Close the connections; containers go on."""
+        for engine in self._engines.values():
+            await engine.close()
+        self._engines.clear()

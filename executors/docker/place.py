@@ -1,0 +1,273 @@
+"""What a job gets on an engine: network, volumes, services, images, and the containers to be made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from executors.base import ContainerSpec, ExecutorError, InvalidSpec, JobSpec, PrepareError
+from executors.docker import resources
+from executors.docker.auth import Login, RegistryLogins
+from executors.docker.config import DockerConfig
+from executors.docker.containers import (
+    Container,
+    Process,
+    Surroundings,
+    build_container,
+    build_user,
+    create,
+    helper_container,
+    shell_command,
+)
+from executors.docker.helper_image import HelperImages
+from executors.docker.images import Image, JobImages
+from executors.docker.lines import KeptLines, Level, Lines
+from executors.docker.names import LABELS, Names, network_name, unique_name
+from executors.docker.network import Network, create_network, plan_network
+from executors.docker.ownership import NO_UMASK
+from executors.docker.policy import build_image, check_allowed
+from executors.docker.service_group import ServiceGroup
+from executors.docker.services import plan_services
+from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
+from executors.docker.volumes import Volumes, create_volumes, plan_volumes
+
+if TYPE_CHECKING:
+    from executors.docker.client import Engine
+    from executors.docker.executor import DockerExecutor
+
+
+@dataclass(slots=True, kw_only=True)
+class JobPlace:
+    """The place of one job, by one attempt to prepare it. ``labels`` are on everything that is made."""
+
+    engine: Engine
+    spec: JobSpec
+    need: ContainerSpec
+    table: DockerConfig
+    images: JobImages
+    helper_images: HelperImages
+    names: Names
+    labels: dict[str, str]
+    lines: KeptLines
+    image_name: str = ""
+    image: str = ""
+    image_user: str = ""
+    helper_image: str = ""
+    hardened: bool = True
+    volumes: Volumes = field(default_factory=lambda: Volumes(mounts=(), protected=False))
+    network: Network = field(default_factory=Network)
+    around: Surroundings | None = None
+    services: ServiceGroup | None = None
+
+    @classmethod
+    def of(cls, executor: DockerExecutor, spec: JobSpec, attempt: str, lines: KeptLines) -> JobPlace:
+        """The place of a job; ``attempt`` are the hexadecimal digits of its names."""
+        need = spec.containers
+        assert need is not None
+        table = DockerConfig.from_values(need.table)
+        engine, pulls, helper_images = executor.engine(table)
+        slot = need.slot
+        logins = tuple(Login(username=one.username, password=one.password, server=one.registry) for one in need.logins)
+        return cls(
+            engine=engine,
+            spec=spec,
+            need=need,
+            table=table,
+            images=JobImages(
+                engine,
+                pulls,
+                table,
+                logins=RegistryLogins(variable=need.auth_config, is_runners_own=need.own_auth_config, payload=logins),
+                home=Path(executor.environ.get("HOME") or "/root"),
+            ),
+            helper_images=helper_images,
+            names=Names(
+                unique=unique_name(slot.short_token, slot.project_id, slot.number),
+                attempt=attempt,
+                store=slot.store,
+                network=network_name(slot.short_token, slot.project_id, slot.number, spec.job_id),
+            ),
+            labels={
+                **{f"{LABELS}{key}": value for key, value in spec.labels.items()},
+                STATE_LABEL: executor.state_id,
+                RECORD_LABEL: spec.record_dir.name,
+            },
+            lines=lines,
+        )
+
+    # Preparation
+
+    async def plan(self) -> None:
+        """Work out what follows from configuration and job, and look whether the engine is there.
+
+        Raises :class:`ExecutorError`.
+        """
+        try:
+            api_version, _ = await asyncio.gather(self.engine.api_version(), self.engine.call(lambda client: client.ping()))
+        except PrepareError as error:
+            raise PrepareError(f"getting docker info: {error}") from error
+        table, need = self.table, self.need
+        resources.log_options(table.log_options)
+        self.image_name = self._choose_image()
+        resources.devices(table.devices)
+        self.network = plan_network(table, self.names.network, per_build="FF_NETWORK_PER_BUILD" in need.flags)
+        self.volumes = plan_volumes(
+            table,
+            self.names,
+            expand=need.expand,
+            builds_dir=need.builds_dir,
+            keeps_builds=need.keeps_builds,
+            protected=need.protected,
+        )
+        self.around = Surroundings(
+            names=self.names,
+            labels=self.labels,
+            own_labels={need.expand(key): need.expand(value) for key, value in table.container_labels.items()},
+            binds=self.volumes.binds,
+            network=self.network,
+            api_version=api_version,
+            with_init="FF_USE_INIT_WITH_DOCKER_EXECUTOR" in need.flags,
+        )
+        self.services = ServiceGroup(
+            engine=self.engine,
+            table=table,
+            around=self.around,
+            services=plan_services(table, self.spec.services, need.expand),
+            environment=need.service_variables,
+        )
+
+    def _choose_image(self) -> str:
+        asked = self.spec.image.name if self.spec.image is not None else ""
+        default = self.need.expand(self.table.image)
+        notes = KeptLines()
+        name = build_image(asked, default, notes)
+        check_allowed(name, self.table.allowed_images, always=[default], what="images", lines=self.lines)
+        notes.pour(self.lines)
+        self.lines.add(Level.PLAIN, f"Using Docker executor with image {name} ...")
+        return name
+
+    async def make(self) -> None:
+        """Make network, volumes and services, and get the images. Raises :class:`ExecutorError`."""
+        assert self.services is not None
+        assert self.around is not None
+        await create_network(self.engine, self.network, self.table, self.labels)
+        service_lines, helper_lines, image_lines = KeptLines(), KeptLines(), KeptLines()
+        async with _first_error(self.lines, service_lines, helper_lines, image_lines):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(create_volumes(self.engine, self.volumes, self.table, self.labels), name="volumes")
+                group.create_task(self._find_helper(helper_lines), name="helper image")
+                build = group.create_task(self._find_image(image_lines), name="image")
+                if self.services.services:
+                    group.create_task(self.services.start(self._service_image, service_lines), name="services")
+            image = build.result()
+            self.image, self.image_user = image.reference, image.user
+        self.around = replace(self.around, hosts=self.services.hosts)
+        if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
+            self.lines.add(Level.PLAIN, NO_UMASK)
+
+    async def _find_image(self, lines: Lines) -> Image:
+        asked = self.spec.image
+        policies = asked.pull_policies if asked is not None else ()
+        platform = asked.executor_opts.get("platform", "") if asked is not None else ""
+        return await self.images.get(self.image_name, policies=policies, platform=platform, lines=lines)
+
+    async def find_image_again(self, lines: Lines) -> None:
+        """The lines of the image where its container is made."""
+        await self._find_image(lines)
+
+    async def _service_image(self, name: str, policies: Sequence[str], platform: str, lines: Lines) -> str:
+        own = [self.need.expand(service.name) for service in self.table.services]
+        check_allowed(name, self.table.allowed_services, always=own, what="services", lines=lines)
+        return (await self.images.get(name, policies=policies, platform=platform, lines=lines)).reference
+
+    async def _find_helper(self, lines: Lines) -> None:
+        if not self.need.uses_tools:
+            return
+        await self._get_helper(lines)
+
+    async def need_helper(self) -> None:
+        """The image of the helper, where it was not clear before that there would be one."""
+        if not self.helper_image:
+            await self._get_helper(KeptLines())
+
+    async def _get_helper(self, lines: Lines) -> None:
+        configured = self.need.expand(self.table.helper_image)
+        self.hardened = not configured
+        self.helper_image = (await self.helper_images.get(configured, self.images, lines)).reference
+
+    def adopt(self, found: dict[str, Any]) -> None:
+        """Take over what an earlier daemon found out."""
+        assert self.around is not None
+        self.image, self.image_user = found["image"], found["image_user"]
+        self.helper_image, self.hardened = found["helper_image"], found["hardened"]
+        self.around = replace(self.around, hosts=tuple(found["hosts"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """What :meth:`adopt` takes."""
+        assert self.around is not None
+        return {
+            "image": self.image,
+            "image_user": self.image_user,
+            "helper_image": self.helper_image,
+            "hardened": self.hardened,
+            "hosts": list(self.around.hosts),
+        }
+
+    # Containers
+
+    def build(self) -> Container:
+        """The container of the job's scripts. Raises :class:`ExecutorError`."""
+        assert self.around is not None
+        asked = self.spec.image
+        options = asked.executor_opts if asked is not None else {}
+        process = Process(
+            image=self.image,
+            environment=self.need.variables,
+            command=shell_command(),
+            entrypoint=asked.entrypoint if asked is not None else (),
+            user=build_user(self.table, options.get("user", "")),
+            platform=options.get("platform", ""),
+        )
+        return build_container(self.table, self.around, process, asked_image=asked.name if asked is not None else "")
+
+    def helper(self) -> Container:
+        """The container of the runner's own work. Raises :class:`ExecutorError`."""
+        assert self.around is not None
+        process = Process(image=self.helper_image, command=("sh",))
+        return helper_container(self.table, self.around, process, hardened=self.hardened)
+
+    async def create(self, container: Container, *, warn: bool) -> str:
+        """Make a container; ``warn`` says what is odd about it."""
+        if warn:
+            for warning in container.warnings:
+                self.lines.add(Level.WARNING, warning)
+        return await create(self.engine, container)
+
+
+@contextlib.asynccontextmanager
+async def _first_error(lines: Lines, *kept: KeptLines) -> Any:
+    """Pours the lines of work done side by side in their order; of several errors the first counts."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise _leaf(group) from group
+    finally:
+        for one in kept:
+            one.pour(lines)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def explained(error: ExecutorError) -> ExecutorError:
+    """What goes wrong when the helper is made, as the log of the job knows it."""
+    advice = "https://docs.gitlab.com/runner/shells/#shell-profile-loading"
+    text = f"prepare environment: {error}. Check {advice} for more information"
+    return InvalidSpec(text) if isinstance(error, InvalidSpec) else ExecutorError(text)

@@ -1,0 +1,71 @@
+"""Removing what was made for jobs, by the labels that only this daemon's state directory gives (10.2, 10.3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from executors.base import PrepareError
+from executors.docker.containers import remove
+from executors.docker.errors import NotFound
+from executors.docker.volumes import remove_volumes
+
+if TYPE_CHECKING:
+    from executors.docker.client import Engine
+
+log = structlog.get_logger()
+
+STATE_LABEL = "com.gitlab.pyrunner.state"
+RECORD_LABEL = "com.gitlab.pyrunner.record"
+REUSABLE_LABEL = "com.gitlab.gitlab-runner.reusable"
+
+
+async def remove_all(engine: Engine, state_id: str, record: str, *, keeps_volumes: bool = False) -> None:
+    """Remove the containers of one job, then the volumes and networks that go with it.
+
+    Problems with one thing are logged, the others are removed. Raises :class:`EngineUnreachable` without an engine.
+    """
+    await _remove(engine, [f"{STATE_LABEL}={state_id}", f"{RECORD_LABEL}={record}"], keeps_volumes=keeps_volumes, kept=())
+
+
+async def sweep(engine: Engine, state_id: str, kept: Collection[str]) -> None:
+    """The same for what earlier daemons of this state directory left, but for the records in ``kept``."""
+    await _remove(engine, [f"{STATE_LABEL}={state_id}"], keeps_volumes=False, kept=kept)
+
+
+async def _remove(engine: Engine, labels: list[str], *, keeps_volumes: bool, kept: Collection[str]) -> None:
+    containers, volumes, networks = await asyncio.gather(
+        engine.call(lambda client: client.containers(all=True, filters={"label": labels})),
+        engine.call(lambda client: client.volumes(filters={"label": [*labels, f"{REUSABLE_LABEL}=false"]})),
+        engine.call(lambda client: client.networks(filters={"label": labels})),
+    )
+
+    def ours(found: Any) -> list[Any]:
+        return [one for one in found or () if (one.get("Labels") or {}).get(RECORD_LABEL, "") not in kept]
+
+    removals = (_quietly(remove(engine, one["Id"], keeps_volumes=keeps_volumes), one["Id"]) for one in ours(containers))
+    await asyncio.gather(*removals)
+    found: Any = volumes
+    await asyncio.gather(
+        remove_volumes(engine, [one["Name"] for one in ours(found.get("Volumes"))]),
+        *(_quietly(_remove_network(engine, one["Id"]), one["Name"]) for one in ours(networks)),
+    )
+
+
+async def _remove_network(engine: Engine, network: str) -> None:
+    """Remove a network with everything that somebody else has joined to it."""
+    about: Any = await engine.call(lambda client: client.inspect_network(network))
+    await asyncio.gather(*(remove(engine, container) for container in about.get("Containers") or ()))
+    await engine.call(lambda client: client.remove_network(network))
+
+
+async def _quietly(work: Any, name: str) -> None:
+    try:
+        await work
+    except NotFound:
+        pass
+    except PrepareError as error:
+        log.warning("something of a job could not be removed", name=name, error=str(error))

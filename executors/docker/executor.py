@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from executors.base import Environment, JobSpec
+import structlog
+
+from executors.base import Environment, ExecutorError, JobSpec
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
 from executors.docker.environment import DockerEnvironment
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import Pulls
+from executors.docker.sweep import sweep
 from executors.file_operations import write_private
 from executors.registry import HostSettings
+
+log = structlog.get_logger()
 
 STATE_ID_FILE = "docker-id"
 
@@ -28,6 +35,7 @@ class DockerExecutor:
         self._engines: dict[Connection, Engine] = {}
         self._pulls: dict[Connection, Pulls] = {}
         self._helpers: dict[Connection, HelperImages] = {}
+        self._sweeping: set[asyncio.Task[None]] = set()
         self.state_id = ""
 
     @property
@@ -47,6 +55,20 @@ class DockerExecutor:
         """The place of one job."""
         return DockerEnvironment(self, spec)
 
+    def sweep(self, tables: Sequence[Mapping[str, Any]], kept: Callable[[], Collection[str]]) -> None:
+        """Remove, beside the work, what carries this state directory's id and belongs to no record."""
+        engines = {id(engine): engine for engine, _, _ in map(self.engine, map(DockerConfig.from_values, tables))}
+        for engine in engines.values():
+            task = asyncio.create_task(self._sweep(engine, kept))
+            self._sweeping.add(task)
+            task.add_done_callback(self._sweeping.discard)
+
+    async def _sweep(self, engine: Engine, kept: Callable[[], Collection[str]]) -> None:
+        try:
+            await sweep(engine, self.state_id, kept)
+        except ExecutorError as error:
+            log.warning("leftovers of earlier jobs could not be removed", host=engine.connection.host, error=str(error))
+
     def engine(self, table: DockerConfig) -> tuple[Engine, Pulls, HelperImages]:
         """The engine that a table names, the pulls that it has under way, and its helper images."""
         connection = Connection.resolve(
@@ -60,6 +82,8 @@ class DockerExecutor:
 
     async def close(self) -> None:
         """Close the connections; containers go on."""
+        for task in self._sweeping:
+            task.cancel()
         for engine in self._engines.values():
             await engine.close()
         self._engines.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -28,23 +28,27 @@ async def remove_all(engine: Engine, state_id: str, record: str, *, keeps_volume
 
     Problems with one thing are logged, the others are removed. Raises :class:`EngineUnreachable` without an engine.
     """
-    await _remove(engine, [f"{STATE_LABEL}={state_id}", f"{RECORD_LABEL}={record}"], keeps_volumes=keeps_volumes, kept=())
+    labels = [f"{STATE_LABEL}={state_id}", f"{RECORD_LABEL}={record}"]
+    await _remove(engine, labels, keeps_volumes=keeps_volumes, kept=tuple)
 
 
-async def sweep(engine: Engine, state_id: str, kept: Collection[str]) -> None:
-    """The same for what earlier daemons of this state directory left, but for the records in ``kept``."""
+async def sweep(engine: Engine, state_id: str, kept: Callable[[], Collection[str]]) -> None:
+    """The same for what earlier daemons of this state directory left, but for the records that ``kept`` names."""
     await _remove(engine, [f"{STATE_LABEL}={state_id}"], keeps_volumes=False, kept=kept)
 
 
-async def _remove(engine: Engine, labels: list[str], *, keeps_volumes: bool, kept: Collection[str]) -> None:
+async def _remove(engine: Engine, labels: list[str], *, keeps_volumes: bool, kept: Callable[[], Collection[str]]) -> None:
     containers, volumes, networks = await asyncio.gather(
         engine.call(lambda client: client.containers(all=True, filters={"label": labels})),
         engine.call(lambda client: client.volumes(filters={"label": [*labels, f"{REUSABLE_LABEL}=false"]})),
         engine.call(lambda client: client.networks(filters={"label": labels})),
     )
 
+    # Asked for after the listing: what is made for a job is younger than its record.
+    known = set(kept())
+
     def ours(found: Any) -> list[Any]:
-        return [one for one in found or () if (one.get("Labels") or {}).get(RECORD_LABEL, "") not in kept]
+        return [one for one in found or () if (one.get("Labels") or {}).get(RECORD_LABEL, "") not in known]
 
     removals = (_quietly(remove(engine, one["Id"], keeps_volumes=keeps_volumes), one["Id"]) for one in ours(containers))
     await asyncio.gather(*removals)

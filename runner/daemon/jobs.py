@@ -124,6 +124,14 @@ class Jobs:
         for runner in self._config().runners:
             if runner.disabled is None:
                 await self._executor(runner.executor)
+        for name, executor in self._executors.items():
+            table = KINDS[name].table
+            entries = [runner for runner in self._config().runners if runner.executor == name and runner.disabled is None]
+            if table is not None:
+                executor.sweep([entry.tables.get(table, {}) for entry in entries], self._record_names)
+
+    def _record_names(self) -> list[str]:
+        return [directory.name for directory in self._store.directories()]
 
     async def close(self) -> None:
         """Close the executors; jobs that were detached go on."""

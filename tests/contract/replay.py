@@ -35,8 +35,11 @@ async def replay(
     timeout_s: float = 60.0,
     ends: Sequence[tuple[str, str | None, int | None]] = (),
     before: Callable[[int, Path], None] = lambda number, root: None,
+    address: str = "127.0.0.1",
+    own_keys: str = "",
 ) -> Replay:
-    """Run all jobs. ``before`` is what somebody did to the runner's files before the job of a number."""
+    """Run all jobs. ``before`` is what somebody did to the runner's files before the job of a number. ``address`` is
+    where the server listens, ``own_keys`` go into the daemon's table."""
     server = scenario.get("server") or {}
     recorded = scenario["jobs"]
     fake = FakeCoordinator(
@@ -46,6 +49,7 @@ async def replay(
         git_auth=server.get("git_auth", False),
         redirect_artifacts=server.get("redirect_artifacts", False),
         store_takes_tokens=server.get("store_takes_tokens", False),
+        address=address,
     )
     async with fake:
         home = root / "runner"
@@ -53,7 +57,9 @@ async def replay(
         fake.places |= {"ROOT": str(home)}
         fake.faults.all = type(fake.faults)(golden.fill(server.get("faults") or [], places)).all
         commits = _make_repositories(scenario, fake)
-        daemon = Daemon(home, golden.without_costs(golden.fill(scenario["config_toml"], places)))
+        environment = golden.fill(scenario.get("environment") or {}, places)
+        config = golden.without_costs(golden.fill(scenario["config_toml"], places))
+        daemon = Daemon(home, config, environment=environment, own_keys=own_keys)
         if server.get("profile"):
             (home / "home" / ".bash_profile").write_text(server["profile"] + "\n")
         for path, content in (scenario.get("helper_files") or {}).items():

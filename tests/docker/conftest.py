@@ -115,7 +115,7 @@ shutdown_timeout = 10
   [runners.docker]
     image = "busybox:local"
     pull_policy = "if-not-present"
-    volumes = ["/cache"]
+    volumes = {volumes}
 {docker}
 """
 
@@ -140,11 +140,11 @@ async def make_daemon(
     """Daemons with a Docker runner. After the test nothing of theirs is on the engine."""
     made: list[Daemon] = []
 
-    def make(*, extra: str = "", docker: str = "") -> Daemon:
+    def make(*, extra: str = "", docker: str = "", volumes: str = '["/cache"]') -> Daemon:
         root = tmp_path / f"runner-{len(made)}"
         # Volumes that stay are named after the system: tests beside each other must not share them.
         own = f'system_id = "s_{uuid.uuid4().hex[:12]}"\n'
-        daemon = Daemon(root, CONFIG.format(url=fake.url, extra=extra, docker=docker), own_keys=own)
+        daemon = Daemon(root, CONFIG.format(url=fake.url, extra=extra, docker=docker, volumes=volumes), own_keys=own)
         made.append(daemon)
         return daemon
 

@@ -1,4 +1,4 @@
-"""``pyrunner`` that dies by SIGKILL at a chosen fact of its journal: started in its place by the tests.
+"""``pyrunner`` that dies by SIGKILL at a chosen fact of its journals: started in its place by the tests.
 
 ``KILL_AT`` is ``<moment> <fact>``: ``before`` the fact is written, in the middle of its line (``torn``), or ``after``.
 ``FACTS`` is a file that gets the names of the facts, one a line.
@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 write = os.pwrite
+append = os.write
 moment, _, wanted = os.environ.pop("KILL_AT", "").partition(" ")
 facts = os.environ.pop("FACTS", "")
 seen: Counter[str] = Counter()
@@ -28,21 +30,35 @@ def name_of(line: bytes) -> str:
 def pwrite(fd: int, data: bytes, offset: int, /) -> int:
     if not os.readlink(f"/proc/self/fd/{fd}").endswith("journal.jsonl"):
         return write(fd, data, offset)
-    name = name_of(data)
+    return put(data, name_of(data), lambda part: write(fd, part, offset))
+
+
+def write_line(fd: int, data: bytes, /) -> int:
+    """The journal of a job's containers, whose facts are named ``docker <fact> <name>``."""
+    if fd < 3 or not os.readlink(f"/proc/self/fd/{fd}").endswith("docker.jsonl"):
+        return append(fd, data)
+    fact = json.loads(data)
+    # Containers have other names in every run.
+    name = fact["name"] if len(fact["name"]) < 3 else ""
+    return put(data, f"docker {fact['fact']} {name}".rstrip(), lambda part: append(fd, part))
+
+
+def put(data: bytes, name: str, write_out: Callable[[bytes], int]) -> int:
     if facts:
         with open(facts, "a") as file:
             file.write(name + "\n")
     if name == wanted and moment == "torn":
-        write(fd, data[: len(data) // 2], offset)
+        write_out(data[: len(data) // 2])
     elif name == wanted and moment == "after":
-        write(fd, data, offset)
+        write_out(data)
     if name == wanted:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write(fd, data, offset)
+    return write_out(data)
 
 
 if __name__ == "__main__":
     os.pwrite = pwrite  # type: ignore[assignment]
+    os.write = write_line  # type: ignore[assignment]
     from runner.cli.main import main
 
     sys.argv[0] = "pyrunner"

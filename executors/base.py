@@ -69,12 +69,14 @@ class Script:
     """A program for the job's shell.
 
     ``text`` is the whole script; ``stage`` is GitLab's name of the stage (``step_script``), for executors and logs.
-    ``predefined`` asks for the helper's place instead of the user's image, where an executor has two.
+    ``predefined`` asks for the helper's place instead of the user's image, where an executor has two. ``status`` is what
+    ``CI_JOB_STATUS`` says in this stage, for programs that look at the job from outside.
     """
 
     text: bytes
     stage: str
     predefined: bool = False
+    status: str = "running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,8 @@ class JobSpec:
     ``deadline_unix_s`` is when a supervisor without a daemon must end the job by itself (job timeout plus a margin).
     ``orphan_grace_s`` is how long it goes on once no daemon is connected: None keeps it until the script ends.
     ``environment`` is added to what every process of the job gets from the executor. ``mounts`` are seen by its processes
-    only; an executor that does not say :class:`SharesDirectories` gets none.
+    only; an executor that does not say :class:`SharesDirectories` gets none. ``table`` is the executor's own table of the
+    runner entry, with values of the types that its keys have; None where there is none.
     """
 
     job_id: int
@@ -191,6 +194,32 @@ class JobSpec:
     services: tuple[ServiceSpec, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     containers: ContainerSpec | None = None
+    table: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceFacts:
+    """What is known of a place only once its driver was asked; empty where the configuration decides.
+
+    ``driver`` is its name and version, ``hostname`` that of the place, ``is_shared`` tells whether the builds directory is
+    shared between jobs, ``environment`` is added to all calls of the driver.
+    """
+
+    driver: str = ""
+    hostname: str = ""
+    builds_dir: str = ""
+    cache_dir: str = ""
+    is_shared: bool | None = None
+    shell: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverInput:
+    """What a driver may know of a job: its variables (of file variables the content), and the job as the server sent it."""
+
+    variables: Mapping[str, str]
+    response: bytes
 
 
 OutputSink = Callable[[Output], None]
@@ -422,6 +451,31 @@ class MeasuresUsage(Protocol):
         ...
 
 
+@runtime_checkable
+class ScriptedPlace(Protocol):
+    """An :class:`Environment` that takes scripts and nothing else: there are neither files nor tools.
+
+    Behind ``prepare`` come ``configure`` and ``provision``, each once or, after ``tear_down``, once more. A second process
+    that finds the place half made begins with ``configure`` again, which takes down what it finds.
+    """
+
+    def facts(self) -> PlaceFacts:
+        """What the driver has said of the place that there is; nothing where there is none."""
+        ...
+
+    async def configure(self, job: DriverInput, output: OutputSink) -> PlaceFacts:
+        """Ask the driver. Raises :class:`InvalidSpec`, :class:`PrepareError`, :class:`ReportedFailure`."""
+        ...
+
+    async def provision(self, job: DriverInput, output: OutputSink) -> None:
+        """Have the driver make the place. Raises the same."""
+        ...
+
+    async def tear_down(self) -> str:
+        """Have the driver take the place down, if there is one; what went wrong, for the log."""
+        ...
+
+
 class Executor(Protocol):
     """Everything that the jobs of one kind share: opened once per daemon, hands out environments."""
 
@@ -476,6 +530,14 @@ class PrepareError(ExecutorError):
 
 class ImagePullError(ExecutorError):
     """An image could not be pulled."""
+
+
+class ReportedFailure(ExecutorError):
+    """The place says that it is the job that failed, with this exit status."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit status {exit_code}")
+        self.exit_code = exit_code
 
 
 class InvalidSpec(ExecutorError):

@@ -47,6 +47,15 @@ def signal_all(pids: list[int], number: int) -> None:
             pass
 
 
+def signal_group(leader: int, number: int) -> bool:
+    """Signal a process group; whether it is there."""
+    try:
+        os.killpg(leader, number)
+    except OSError:
+        return False
+    return True
+
+
 def kill_below(pid: int, also: tuple[int, ...] = ()) -> None:
     """SIGKILL to everything below ``pid``, and to ``also``. What forks faster than it is killed is stopped first."""
     frozen: set[int] = set()

@@ -28,9 +28,10 @@ class Kind:
     ``table`` is its sub-table of ``[[runners]]`` (None: it has none), ``config`` imports the type that the table is read
     into, ``load`` imports and builds the executor on first use.
     ``shells`` are the names that ``shell =`` may have, the first one the default. ``features`` are the keys of the
-    runner info that this executor adds. ``shared`` tells that the builds directory is shared between jobs.
-    ``in_containers`` tells that paths are those of containers, whose shell is found there, and that an exit status is
-    called exit code.
+    runner info that this executor adds. ``shared`` tells that jobs share this host, ``shares_builds`` that the builds
+    directory is shared between jobs where the place itself says nothing else. ``in_containers`` tells that paths are those of
+    containers, whose shell is found there, and that an exit status is called exit code. ``is_scripted``: jobs get scripts
+    and nothing else (:class:`executors.base.ScriptedPlace`).
     """
 
     name: str
@@ -41,6 +42,8 @@ class Kind:
     shells: tuple[str, ...] = ("bash", "sh")
     shared: bool = True
     in_containers: bool = False
+    shares_builds: bool = True
+    is_scripted: bool = False
     custom_build_dir: bool = False
     safe_directory: bool = False
     features: frozenset[str] = frozenset()
@@ -65,6 +68,18 @@ def _docker_config() -> type[Table]:
     return DockerConfig
 
 
+def _custom(host: HostSettings) -> Executor:
+    from executors.custom.environment import CustomExecutor
+
+    return CustomExecutor(host)
+
+
+def _custom_config() -> type[Table]:
+    from executors.custom.config import CustomConfig
+
+    return CustomConfig
+
+
 KINDS: Mapping[str, Kind] = {
     "shell": Kind(
         name="shell",
@@ -79,6 +94,7 @@ KINDS: Mapping[str, Kind] = {
         table="docker",
         config=_docker_config,
         shared=False,
+        shares_builds=False,
         in_containers=True,
         custom_build_dir=True,
         safe_directory=True,
@@ -93,5 +109,15 @@ KINDS: Mapping[str, Kind] = {
                 "service_executor_opts",
             }
         ),
+    ),
+    "custom": Kind(
+        name="custom",
+        title="Custom",
+        load=_custom,
+        table="custom",
+        config=_custom_config,
+        shares_builds=False,
+        is_scripted=True,
+        features=frozenset({"variables", "shared", "service_variables"}),
     ),
 }

@@ -20,7 +20,7 @@ from executors.file_channel import serve_channel
 from executors.file_operations import operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
-from executors.processes import descendants, kill_below, process_name, signal_all
+from executors.processes import descendants, kill_below, process_name, signal_all, signal_group
 from executors.usage import Spent, load, save
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
@@ -39,13 +39,19 @@ POLL_WHILE_STOPPING_S = 0.02
 SETTLE_S = 0.05
 # What scripts get between SIGTERM and SIGKILL when no daemon says otherwise.
 ORPHAN_KILL_S = 10.0
+# How long the rest of a process group is waited for once SIGKILL was sent to it: a dead process that nobody collects
+# counts as alive.
+GROUP_GONE_S = 2.0
 LEFTOVER_NAMES = 20
 NEW_STATUS = "status.new"
 STATUS_BYTES = 4096
 
 
 class Run:
-    """A script or a tool: its shell, its two pipes, its files."""
+    """A script or a tool: its shell, its two pipes, its files.
+
+    One ``is_group``: only its process group is the runner's to end; what leaves the group is somebody's on purpose.
+    """
 
     def __init__(self, name: str, request: Message, pid: int, output_fd: int) -> None:
         self.name = name
@@ -55,6 +61,7 @@ class Run:
         self.room = request.get("limit", 1 << 62)
         self.kill_leftovers = request.get("kill_leftovers", False)
         self.is_tool = request.get("tool", False)
+        self.is_group = request.get("group", False)
         self.truncated = False
         self.discarding = False
         self.stopping = False
@@ -65,12 +72,16 @@ class Run:
 
 
 class Stop:
-    """A kill under way: SIGTERM was sent, SIGKILL follows at ``deadline``; ``reply`` is answered when all is gone."""
+    """A kill under way: SIGTERM was sent, SIGKILL follows at ``deadline``; ``reply`` is answered when all is gone.
 
-    def __init__(self, reply: int | None, deadline: float, only: list[int] | None) -> None:
+    ``only``: these processes instead of everything of the job; ``is_group``: with the process groups that they lead.
+    """
+
+    def __init__(self, reply: int | None, deadline: float, only: list[int] | None, *, is_group: bool = False) -> None:
         self.reply = reply
         self.deadline = deadline
         self.only = only
+        self.is_group = is_group
 
 
 class Supervisor:
@@ -237,6 +248,8 @@ class Supervisor:
         try:
             if command == "start":
                 self.send({"id": request["id"], "started": self.start(request)})
+            elif command == "stop" and request.get("group"):
+                self.stop_groups([request["run"]], request["grace"], request["id"])
             elif command == "stop":
                 self.begin_stop(request["grace"], request["id"])
             elif command == "kill_tools":
@@ -413,7 +426,7 @@ class Supervisor:
                 continue
             for fd in list(run.pipes):
                 self.close_pipe(run, fd)
-            if not run.is_tool and self.is_settling(run):
+            if not run.is_tool and not run.is_group and self.is_settling(run):
                 continue
             if not run.is_tool:
                 save(self.spent, self.dir_fd)
@@ -435,7 +448,7 @@ class Supervisor:
         """Leave the result behind, by rename: it is there whole or not at all."""
         assert run.exit is not None
         status = run.exit
-        leftovers = [] if run.stopping or run.is_tool else self.leftovers(run)
+        leftovers = [] if run.stopping or run.is_tool or run.is_group else self.leftovers(run)
         result = {
             "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -480,6 +493,14 @@ class Supervisor:
         signal_all(descendants(os.getpid()), signal.SIGTERM)
         self.stops.append(Stop(reply, time.monotonic() + grace, None))
 
+    def stop_groups(self, names: list[str], grace: float, reply: int | None) -> None:
+        """SIGTERM to the process groups of these runs alone."""
+        found = [run for run in self.runs.values() if run.name in names]
+        for run in found:
+            run.stopping = True
+            signal_group(run.pid, signal.SIGTERM)
+        self.stops.append(Stop(reply, time.monotonic() + grace, [run.pid for run in found], is_group=True))
+
     def kill_tools(self, reply: int) -> None:
         """End the tools that an earlier daemon left running."""
         tools = [run.pid for run in self.runs.values() if run.is_tool]
@@ -492,6 +513,8 @@ class Supervisor:
         for stop in list(self.stops):
             if stop.only is not None:
                 left = [pid for pid in stop.only if any(run.pid == pid for run in self.runs.values())]
+                if stop.is_group and time.monotonic() < stop.deadline + GROUP_GONE_S:
+                    left += [pid for pid in stop.only if pid not in left and signal_group(pid, 0)]
             else:
                 left = descendants(os.getpid())
             if not left and not (self.runs and stop.only is None):
@@ -501,6 +524,9 @@ class Supervisor:
                 kill_below(os.getpid())
             elif left and time.monotonic() >= stop.deadline:
                 signal_all(left, signal.SIGKILL)
+                if stop.is_group:
+                    for pid in left:
+                        signal_group(pid, signal.SIGKILL)
 
     def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""
@@ -511,7 +537,11 @@ class Supervisor:
             over = over or time.monotonic() - self.disconnected_at >= self.orphan_grace
         if over:
             self.expired = True
-            self.begin_stop(ORPHAN_KILL_S, None)
+            groups = [run.name for run in self.runs.values() if run.is_group]
+            if groups:
+                self.stop_groups(groups, ORPHAN_KILL_S, None)
+            else:
+                self.begin_stop(ORPHAN_KILL_S, None)
 
     # Files
 

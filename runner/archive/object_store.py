@@ -1,6 +1,7 @@
 """Archives of caches in a bucket: S3, Google Cloud Storage or Azure (``job-lifecycle.md`` 12.6), through obstore.
 
-The daemon itself moves the bytes: neither credentials nor signed addresses ever get near a job.
+The daemon itself moves the bytes wherever it reaches the files of a job: neither credentials nor signed addresses get
+near it. Only a place that takes nothing but scripts gets addresses that are good for one object and a while.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from executors.file_operations import write_all
 from runner.errors import ArchiveError
@@ -27,6 +28,7 @@ CACHE_KEY = "cachekey"
 PART_BYTES = 16 * 1024 * 1024
 # So many parts are in memory at once.
 PARTS_AHEAD = 4
+SIGN_TIMEOUT_S = 30.0
 _ANSWERED = re.compile(r"Server returned non-2xx status code: (\d{3}[^:]*):?(.*)", re.DOTALL)
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -74,6 +76,16 @@ class ObjectStore:
         from urllib.parse import quote
 
         return f"{self._base}/{quote(name)}"
+
+    async def signed(self, name: str, method: Literal["GET", "PUT"], *, seconds: float) -> str:
+        """An address by which whoever has it may fetch or store this object for a while: it is a secret."""
+        import obstore
+
+        try:
+            async with _translated(SIGN_TIMEOUT_S):
+                return await obstore.sign_async(self._bucket, method, name, timedelta(seconds=seconds))  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"the store cannot sign addresses: {error}") from error
 
     async def exists(self, name: str, *, timeout_s: float) -> bool:
         """Whether an object is there."""

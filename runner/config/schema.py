@@ -257,7 +257,7 @@ SUB_TABLES: Mapping[str, tuple[Key, ...]] = {
 }
 # Tables in tables, by their dotted names.
 INNER_TABLES: Mapping[str, tuple[Key, ...]] = {"cache.s3": CACHE_S3, "cache.gcs": CACHE_GCS, "cache.azure": CACHE_AZURE}
-LATER_EXECUTORS = ("custom", "kubernetes", "ssh")
+LATER_EXECUTORS = ("kubernetes", "ssh")
 REFUSED_EXECUTORS = (
     "docker+machine",
     "docker-autoscaler",

@@ -62,6 +62,8 @@ IMPLEMENTED = frozenset(
         "artifacts_exclude",
         "upload_multiple_artifacts",
         "upload_raw_artifacts",
+        "cache",
+        "fallback_cache_keys",
         "vault_secrets",
     }
 )

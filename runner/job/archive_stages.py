@@ -7,7 +7,7 @@ from typing import Protocol
 
 from executors.base import Environment, WorkspaceError
 from runner.job.lines import Lines
-from runner.job.outcome import tool_failed
+from runner.job.outcome import JobFailure, tool_failed
 from runner.job.plan import JobPlan
 from runner.job.stages import Stage
 from runner.job.steps import Step
@@ -28,6 +28,22 @@ class Attempt(Protocol):
     """The same for a stage that may be tried more than once."""
 
     def __call__(self, stage: Stage, attempts: int, body: Body) -> Awaitable[None]: ...
+
+
+class CacheWork(Protocol):
+    """The stages of caches; each says how it failed."""
+
+    async def restore(self) -> JobFailure | None: ...
+
+    async def save(self, status: str, *, succeeded: bool) -> JobFailure | None: ...
+
+
+class ArtifactWork(Protocol):
+    """The stages of artifacts; each says how it failed."""
+
+    async def download(self) -> JobFailure | None: ...
+
+    async def upload(self, status: str, *, succeeded: bool) -> JobFailure | None: ...
 
 
 class InStage(Protocol):

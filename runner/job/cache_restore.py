@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from executors.base import Environment, WorkspaceError
-from runner.archive.cache_key import CacheKey, fallback_key
+from runner.archive.cache_key import CacheKey
 from runner.archive.formats import sniff
 from runner.archive.local_store import LocalStore, Stored
 from runner.archive.members import Limits
@@ -13,6 +13,7 @@ from runner.archive.object_store import ObjectStore, StoreError
 from runner.archive.unpack import unpack
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
+from runner.job.cache_keys import fallbacks
 from runner.job.cache_transfer import CacheTransfer
 from runner.job.costs import HIT, MISS
 from runner.job.lines import Lines, Move
@@ -47,7 +48,10 @@ class Restorer:
         if not pulls:
             self._lines.notice(f"Not downloading cache {key.shown} due to policy")
             return
-        for candidate in [key, *self._fallbacks(cache)]:
+        others, complaints = fallbacks(self._plan, cache)
+        for complaint in complaints:
+            self._lines.odd(complaint)
+        for candidate in [key, *others]:
             self._lines.notice(f"Checking cache for {candidate.shown}...")
             if await self._try(candidate):
                 self._lines.notice("Successfully extracted cache")
@@ -57,20 +61,6 @@ class Restorer:
             if self._plan.flags["FF_CLEAN_UP_FAILED_CACHE_EXTRACT"]:
                 await self._clear(cache)
         self._lines.tally.add(MISS)
-
-    def _fallbacks(self, cache: Cache) -> list[CacheKey]:
-        """The other keys, those that are none left out; their warnings come before anything is looked for."""
-        found = []
-        for text in cache.fallback_keys:
-            key = self._plan.cache_key(text) if text else CacheKey("", "")
-            if key.complaint:
-                self._lines.odd(key.complaint)
-            found.append(key)
-        text = self._plan.variables.get("CACHE_FALLBACK_KEY") or ""
-        key, complaints = fallback_key(self._plan.variables.expand(text), hashed=self._plan.hashes_cache_keys)
-        for complaint in complaints:
-            self._lines.odd(complaint)
-        return [key for key in [*found, key] if key.stored]
 
     async def _try(self, key: CacheKey) -> bool:
         try:

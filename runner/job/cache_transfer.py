@@ -17,6 +17,18 @@ MIN_PART_BYTES = 5 * 1024 * 1024
 MAX_PART_BYTES = 128 * 1024 * 1024
 
 
+def object_name_of(plan: JobPlan, key: CacheKey) -> str:
+    """What the archive of a key is called in the bucket."""
+    config = plan.runner.cache
+    return object_name(
+        key,
+        path=config.path,
+        short_token=plan.runner.short_token,
+        shared=config.shared,
+        project_id=plan.payload.job_info.project_id,
+    )
+
+
 class CacheTransfer:
     """The settings of one job. ``writer`` names its drafts."""
 
@@ -30,14 +42,7 @@ class CacheTransfer:
 
     def object_name(self, key: CacheKey) -> str:
         """What the archive of a key is called in the bucket."""
-        config = self._plan.runner.cache
-        return object_name(
-            key,
-            path=config.path,
-            short_token=self._plan.runner.short_token,
-            shared=config.shared,
-            project_id=self._plan.payload.job_info.project_id,
-        )
+        return object_name_of(self._plan, key)
 
     def tries(self) -> range:
         """The numbers of the tries."""

@@ -24,6 +24,15 @@ PUSH = ("", "push", "pull-push")
 POLICIES = ("", "pull", "push", "pull-push")
 
 
+def unknown_policy(plan: JobPlan, caches: Sequence[Cache]) -> JobFailure | None:
+    """A stage is not begun with a policy that nobody knows."""
+    for cache in caches:
+        policy = plan.variables.expand(cache.policy)
+        if policy not in POLICIES:
+            return system_failure(f"unknown cache policy {policy} for {plan.cache_key(cache.key).shown}")
+    return None
+
+
 class CacheStages:
     """Carries the stages out. Both may be repeated from their beginning by a process that adopts the job."""
 
@@ -42,7 +51,7 @@ class CacheStages:
         caches = [cache for cache in self._plan.caches if cache.paths or cache.untracked]
         if not caches:
             return None
-        failure = self._policy_failure(caches)
+        failure = unknown_policy(self._plan, caches)
         if failure is not None:
             return failure
 
@@ -69,7 +78,7 @@ class CacheStages:
         caches = [cache for cache in self._plan.caches if cache.when in due and (cache.paths or cache.untracked)]
         if not caches:
             return None
-        failure = self._policy_failure(caches)
+        failure = unknown_policy(self._plan, caches)
         if failure is not None:
             return failure
         name = Stage.ARCHIVE_CACHE if succeeded else Stage.ARCHIVE_CACHE_ON_FAILURE
@@ -92,14 +101,6 @@ class CacheStages:
 
     def _policy(self, cache: Cache) -> str:
         return self._plan.variables.expand(cache.policy)
-
-    def _policy_failure(self, caches: Sequence[Cache]) -> JobFailure | None:
-        """The stage is not begun with a policy that nobody knows."""
-        for cache in caches:
-            policy = self._policy(cache)
-            if policy not in POLICIES:
-                return system_failure(f"unknown cache policy {policy} for {self._plan.cache_key(cache.key).shown}")
-        return None
 
     def _remote(self, lines: Lines) -> ObjectStore | None:
         from runner.archive.buckets import open_bucket

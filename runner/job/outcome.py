@@ -15,6 +15,7 @@ from executors.base import (
     ExternalFailure,
     ImagePullError,
     InvalidSpec,
+    ReportedFailure,
 )
 from runner.config.duration import format_duration
 from runner.coordinator.port import JobState, JobUpdate
@@ -161,6 +162,8 @@ def system_failure(text: str) -> JobFailure:
 def failure_of(error: ExecutorError) -> JobFailure:
     """What an executor's error means for the job."""
     match error:
+        case ReportedFailure(exit_code=code):
+            return tool_failed(code)
         case InvalidSpec():
             reason = Reason.CONFIGURATION
         case ImagePullError():

@@ -5,11 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.base import Environment, EnvironmentLost, ExecutorError, ExitStatus, PrepareError, Script, Stream
+from executors.base import (
+    Environment,
+    EnvironmentLost,
+    ExecutorError,
+    ExitStatus,
+    PlaceFacts,
+    PrepareError,
+    Script,
+    ScriptedPlace,
+    Stream,
+)
 from runner.coordinator.port import JobCoordinator
+from runner.job.archive_stages import ArtifactWork, CacheWork
 from runner.job.artifacts import ArtifactStages
 from runner.job.attempts import pause_s
 from runner.job.caches import CacheStages
@@ -36,6 +48,9 @@ from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopReason, StopScope
 from runner.trace.log import JobLog, StageLog
 
+if TYPE_CHECKING:
+    from runner.job.rendered.stages import ScriptedStages
+
 log = structlog.get_logger()
 
 PREPARE_TRIES = 3
@@ -43,6 +58,11 @@ PREPARE_PAUSE_S = 3.0
 CUT_OFF = (
     "could not run to completion because the timeout was exceeded. For more control over job and script timeouts see: "
     "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
+)
+STEP_SCRIPT = "step_script"
+OLD_NAME = (
+    "Starting with version 17.0 the 'build_script' stage will be replaced with 'step_script': "
+    "https://gitlab.com/groups/gitlab-org/-/epics/6112"
 )
 NO_STEPS = "native step execution (e.g. the `run:` keyword) on this executor requires the FF_CONCRETE feature flag to be enabled"
 NO_STEPS_AT_ALL = "native step execution (the `run:` keyword) is not part of this runner, whatever FF_CONCRETE says"
@@ -71,22 +91,17 @@ class JobPath:
         script_scope: StopScope,
         is_detached: Callable[[], bool],
         deadline: float,
+        replan: Callable[[PlaceFacts], JobPlan],
         on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
         early_failure: ExecutorError | None = None,
     ) -> None:
-        self._plan = plan
         self._environment = environment
+        self._coordinator = coordinator
         self._log = job_log
         self._steps = steps
         self._scripts = scripts
-        self._sources_plan = plan.sources()
-        self._sources = Sources(environment, self._sources_plan)
-        self._caches = CacheStages(
-            plan, environment, steps.tally, take=self._take, attempt=self._attempt, in_stage=self._in_stage
-        )
-        self._artifacts = ArtifactStages(
-            plan, environment, coordinator, steps, take=self._take, attempt=self._attempt, in_stage=self._in_stage
-        )
+        self._replan = replan
+        self._use(plan)
         self._job_scope = job_scope
         self._script_scope = script_scope
         self._is_detached = is_detached
@@ -102,6 +117,38 @@ class JobPath:
         self.in_script = False
         self.script_over = False
 
+    def _use(self, plan: JobPlan) -> None:
+        """Go by this plan from here on."""
+        self._plan = plan
+        self._sources_plan = plan.sources()
+        self._sources = Sources(self._environment, self._sources_plan)
+        self._caches: CacheWork
+        self._artifacts: ArtifactWork
+        self._scripted = self._render(plan) if plan.kind.is_scripted else None
+        if self._scripted is not None:
+            self._caches = self._artifacts = self._scripted
+            return
+        self._caches = CacheStages(
+            plan, self._environment, self._steps.tally, take=self._take, attempt=self._attempt, in_stage=self._in_stage
+        )
+        self._artifacts = ArtifactStages(
+            plan,
+            self._environment,
+            self._coordinator,
+            self._steps,
+            take=self._take,
+            attempt=self._attempt,
+            in_stage=self._in_stage,
+        )
+
+    def _render(self, plan: JobPlan) -> ScriptedStages:
+        from runner.job.rendered.stages import ScriptedStages
+
+        async def run(step: Step, body: str, stage: str, status: str) -> ExitStatus:
+            return await self._run(step, body, stage, StopScope(), status)
+
+        return ScriptedStages(plan, take=self._take, attempt=self._attempt, run=run, commands=self._commands)
+
     async def run(self) -> None:
         """The path of a job, top to bottom."""
         await self._limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
@@ -114,13 +161,13 @@ class JobPath:
         not_saved = await self._caches.save(status, succeeded=succeeded)
         not_uploaded = await self._artifacts.upload(status, succeeded=succeeded)
         failure = failure or not_saved or not_uploaded
-        await self._clean_up()
+        await self._clean_up(status)
         if failure is not None:
             raise failure
 
     async def tidy(self) -> None:
         """Remove what holds secrets, however the job ended; nothing is left to do after the cleanup stage."""
-        if self._tidy or self._plan.misconfigured is not None:
+        if self._tidy or self._plan.misconfigured is not None or self._scripted is not None:
             return
         self._tidy = True
         try:
@@ -139,12 +186,33 @@ class JobPath:
     # Preparation
 
     async def _prepare(self) -> None:
+        if self._scripted is None:
+            was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
+            await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
+            if was_made:
+                await self._make_place(lambda _: None)
+                self._environment.remarks()  # the log has them
+            await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
+            return
+        place = self._environment
+        assert isinstance(place, ScriptedPlace)
         was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
-        await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
+        await self._take(Stage.PREPARE_EXECUTOR, lambda step: self._provision(place, step))
         if was_made:
             await self._make_place(lambda _: None)
-            self._environment.remarks()  # the log has them
-        await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
+        self._use(self._replan(place.facts()))
+        await self._take(Stage.PREPARE_SCRIPT, self._scripted.prepare_script, script=True)
+
+    async def _provision(self, place: ScriptedPlace, step: Step) -> None:
+        """The same for a place that only its driver can make."""
+        from runner.job.rendered.preparation import Preparation
+
+        if self._plan.misconfigured is not None:
+            raise self._plan.misconfigured
+        work = Preparation(self._environment, place, self._log, replan=self._replan, is_detached=self._is_detached)
+        await work.run(self._plan, step)
+        if self._plan.payload.run:
+            raise misconfigured(NO_STEPS)
 
     async def _prepare_executor(self, step: Step) -> None:
         if self._plan.misconfigured is not None:
@@ -213,20 +281,31 @@ class JobPath:
         return None
 
     async def _attempt_sources(self) -> None:
+        scripted = self._scripted
+        body, clear_up = (
+            (scripted.sources, scripted.clear_worktree) if scripted is not None else (self._sources_once, self._clear_worktree)
+        )
+
         async def clear(attempt: int) -> None:
             if attempt == 1:
-                await self._take(Stage.CLEAR_WORKTREE, self._clear_worktree)
+                await self._take(Stage.CLEAR_WORKTREE, clear_up, script=scripted is not None)
 
         attempts = self._plan.settings.get_sources_attempts
-        await self._attempt(Stage.GET_SOURCES, attempts, self._sources_once, between=clear)
+        await self._attempt(Stage.GET_SOURCES, attempts, body, between=clear, script=scripted is not None)
 
     async def _attempt(
-        self, stage: Stage, attempts: int, body: Body, *, between: Callable[[int], Awaitable[None]] | None = None
+        self,
+        stage: Stage,
+        attempts: int,
+        body: Body,
+        *,
+        between: Callable[[int], Awaitable[None]] | None = None,
+        script: bool = False,
     ) -> None:
         """A stage that may be tried more than once; raises the last failure. ``between`` is done before the next try."""
         for attempt in range(1, attempts + 1):
             try:
-                await self._take(stage, body, key=f"{stage} {attempt}")
+                await self._take(stage, body, key=f"{stage} {attempt}", script=script)
                 return
             except JobFailure:
                 if attempt == attempts:
@@ -364,7 +443,8 @@ class JobPath:
         limit_s = float(self._steps.known("after_script timeout") or 0)
         scope = StopScope(_loop_time(self._steps.moment("after_script began"), limit_s))
         try:
-            await self._take(Stage.AFTER_SCRIPT, self._script_body(body, Stage.AFTER_SCRIPT, scope), script=True)
+            run = self._script_body(body, Stage.AFTER_SCRIPT, scope, _status_of(failure))
+            await self._take(Stage.AFTER_SCRIPT, run, script=True)
         except JobFailure as own:
             outcome = own.outcome
             if outcome.reason == Reason.TIMEOUT:
@@ -375,11 +455,15 @@ class JobPath:
             self._say("after_script failed", lambda now_ns: self._log.warning(text, time_ns=now_ns))
         return failure
 
-    def _script_body(self, body: str, stage: str, scope: StopScope) -> Body:
+    def _script_body(self, body: str, stage: str, scope: StopScope, job_status: str = "running") -> Body:
         async def run(step: Step) -> None:
-            await self._write_file_variables()
+            if self._scripted is None:
+                await self._write_file_variables()
+            elif stage == STEP_SCRIPT:
+                self._log.warning(OLD_NAME, time_ns=step.at_ns)
+                log.warning(OLD_NAME)
             try:
-                status = await self._run(step, body, stage, scope)
+                status = await self._run(step, body, stage, scope, job_status)
             except Stopped as stop:
                 if stop.reason is StopReason.CANCELED:
                     raise canceled() from stop
@@ -391,9 +475,10 @@ class JobPath:
 
         return run
 
-    async def _run(self, step: Step, body: str, stage: str, scope: StopScope) -> ExitStatus:
+    async def _run(self, step: Step, body: str, stage: str, scope: StopScope, job_status: str = "running") -> ExitStatus:
         in_tools = stage == Stage.GET_SOURCES
-        script = Script(text=frame(self._plan.script_shell, body), stage=stage, predefined=in_tools)
+        text = frame(self._plan.script_shell, body)
+        script = Script(text=text, stage=stage, predefined=in_tools, status=job_status)
         try:
             status = await self._scripts.run(step, script, scope)
         except ExecutorError as error:
@@ -410,6 +495,8 @@ class JobPath:
         return status
 
     def _prelude(self, status: str) -> str:
+        if self._scripted is not None:
+            return self._scripted.prelude(status)
         go = self._plan.go
         defaults = go_defaults(go.defaults, go.proxied)
         return prelude(self._plan.exports(status), self._plan.env_file, xtrace=self._plan.settings.debug_trace, defaults=defaults)
@@ -421,15 +508,20 @@ class JobPath:
 
     # The end
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, status: str) -> None:
+        scripted = self._scripted
+
         async def work(step: Step) -> None:
+            if scripted is not None:
+                await scripted.clean_up(step, status)
+                return
             await self.tidy()
             stage = self._log.open_stage()
             await self._sources.clean_up(stage, step.at_ns)
             stage.close(time.time_ns())
 
         try:
-            await self._take(Stage.CLEANUP_FILE_VARIABLES, work)
+            await self._take(Stage.CLEANUP_FILE_VARIABLES, work, script=scripted is not None)
         except JobFailure as failure:
             log.warning("cleanup of the job failed", error=failure.outcome.message)
 
@@ -496,7 +588,7 @@ class JobPath:
         timed_out = self._job_scope.reason is StopReason.TIMEOUT
         if failure is not None and failure.outcome.reason == Reason.TIMEOUT:
             timed_out = True
-        if timed_out:
+        if timed_out and stage != Stage.PREPARE_EXECUTOR:
             self._log.warning(f"{stage} {CUT_OFF}", time_ns=now_ns)
         if failure is not None and failure.outcome.reason == Reason.CANCELED:
             self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
@@ -528,7 +620,7 @@ class JobPath:
                 raise
             failure = stage_timed_out(what, limit_s)
             text = f"{self.stage} {CUT_OFF}"
-            if self._was_cut:
+            if self._was_cut and self.stage != Stage.PREPARE_EXECUTOR:
                 self._say(f"{what} timed out", lambda now_ns: self._log.warning(text, time_ns=now_ns))
             raise failure from stop
 

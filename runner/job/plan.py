@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from executors.base import JobSpec
+from executors.base import JobSpec, PlaceFacts
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
@@ -20,7 +20,7 @@ from runner.job.directories import Directories, place, slug, with_clone_path
 from runner.job.flags import Flags
 from runner.job.git_config import remote_of, ssh_rewrites
 from runner.job.inputs import interpolate
-from runner.job.outcome import JobFailure, Outcome
+from runner.job.outcome import JobFailure, Outcome, misconfigured
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
 from runner.job.sources import SEED, SourcesPlan
@@ -32,6 +32,7 @@ _GIT_VARIABLES = re.compile(
     r"(GIT_(?!DIR$|WORK_TREE$|CONFIG_(?:GLOBAL|SYSTEM)$)[A-Z0-9_]+|(?:https?|no|all)_proxy)", re.IGNORECASE
 )
 SUPERVISOR_MARGIN_S = 120.0
+DRIVER_GRACE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,20 @@ class JobPlan:
     misconfigured: JobFailure | None
     uses_inputs: bool
     warnings: tuple[str, ...]
+    place: PlaceFacts
 
     @property
     def shell(self) -> str:
         """The shell of the scripts."""
-        return self.runner.shell or self.kind.shells[0]
+        return self.place.shell or self.runner.shell or self.kind.shells[0]
+
+    @property
+    def term_grace_s(self) -> float:
+        """What a script may take to end after SIGTERM."""
+        if self.kind.is_scripted:
+            found = self.runner.tables.get(self.kind.table or "", {}).get("graceful_kill_timeout", 0)
+            return float(found) if found > 0 else DRIVER_GRACE_S
+        return self.runner.pyrunner.term_grace_s
 
     @property
     def script_shell(self) -> str:
@@ -125,6 +135,7 @@ class JobPlan:
             services=service_specs(self) if self.kind.in_containers else (),
             labels=labels(self) if self.kind.in_containers else {},
             containers=container_spec(self) if self.kind.in_containers else None,
+            table=self.runner.tables.get(self.kind.table) if self.kind.table else None,
         )
 
     def sources(self) -> SourcesPlan:
@@ -173,8 +184,15 @@ class JobPlan:
         return ssh_rewrites(host, get("CI_SERVER_SHELL_SSH_PORT") or "", self.runner.clone_url or self.runner.url)
 
 
-def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess = NO_ACCESS) -> JobPlan:
-    """Work the plan out; the same one for whoever has the record."""
+def make_plan(
+    record: JobRecord,
+    payload: JobPayload,
+    kind: Kind,
+    go: GoAccess = NO_ACCESS,
+    place_facts: PlaceFacts | None = None,
+) -> JobPlan:
+    """Work the plan out; the same one for whoever has the record. ``place_facts`` is what only the place could tell."""
+    found_place = place_facts or PlaceFacts()
     runner = runner_from_json(record.accepted.runner)
     configured = _configured(runner)
     sent = [from_payload(variable) for variable in payload.variables]
@@ -188,7 +206,11 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess =
         except JobFailure as failure:
             refused = failure
     settings = _settings(early.expanded(), payload, runner)
-    roots = Place(builds_dir=runner.builds_dir, cache_dir=runner.cache_dir, shared=kind.shared)
+    roots = Place(
+        builds_dir=found_place.builds_dir or runner.builds_dir,
+        cache_dir=found_place.cache_dir or runner.cache_dir,
+        shared=kind.shares_builds if found_place.is_shared is None else found_place.is_shared,
+    )
     if kind.in_containers:
         roots = container_place(runner, record.directory.parents[1])
     directories = place(
@@ -202,7 +224,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess =
         is_empty_strategy=settings.git_strategy is GitStrategy.EMPTY,
     )
     variables = _assemble(record, payload, runner, kind, flags, directories)
-    misconfigured = None
+    unusable = _missing_directory(runner, place_facts) if kind.is_scripted else None
     clone_path = early.get("GIT_CLONE_PATH")
     if clone_path:
         allowed = runner.custom_build_dir_enabled
@@ -215,7 +237,7 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess =
             )
             variables = _assemble(record, payload, runner, kind, flags, directories)
         except JobFailure as failure:
-            misconfigured = failure
+            unusable = failure
     expanded = variables.expanded()
     settings = _settings(expanded, payload, runner)
     own = {variable.key: variable.value for variable in expanded.effective()}
@@ -232,10 +254,22 @@ def make_plan(record: JobRecord, payload: JobPayload, kind: Kind, go: GoAccess =
         go=go,
         caches=caches,
         refused=refused,
-        misconfigured=misconfigured,
+        misconfigured=unusable,
         uses_inputs=payload != sent_payload,
         warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
+        place=found_place,
     )
+
+
+def _missing_directory(runner: RunnerConfig, place_facts: PlaceFacts | None) -> JobFailure | None:
+    """Nobody can guess directories of a place that only its driver knows."""
+    if place_facts is None:
+        return None
+    if not (place_facts.builds_dir or runner.builds_dir):
+        return misconfigured("the builds_dir is not configured")
+    if not (place_facts.cache_dir or runner.cache_dir):
+        return misconfigured("the cache_dir is not configured")
+    return None
 
 
 def _settings(variables: Variables, payload: JobPayload, runner: RunnerConfig) -> JobSettings:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from executors.base import Environment, Executor, ExecutorError
+from executors.base import Environment, Executor, ExecutorError, ScriptedPlace
 from executors.registry import Kind
 from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
@@ -45,6 +45,9 @@ from runner.trace.upload import ReportResult, TraceUploader, UploadSettings
 log = structlog.get_logger()
 
 TIDY_S = 15.0
+# The least that a driver gets to take a place down when this process stops, and how often that is looked at.
+TAKE_DOWN_S = 5.0
+LOOK_S = 0.2
 RUN_AND_SCRIPT = "the `run` and `script` keywords cannot be used together"
 
 
@@ -97,9 +100,10 @@ class JobRun:
         self.script_scope = StopScope(on_stop=lambda reason: self._note_stop("script", reason))
         self._signal = ""
         self._early_failure: ExecutorError | None = None
+        self._is_let_go = False
         record.journal.on_broken = self._spool.on_broken = self._note_full_disk
         self._restore_stops()
-        self._grace_s = self.plan.runner.pyrunner.term_grace_s
+        self._grace_s = self.plan.term_grace_s
         self.path: JobPath | None = None
         self.outcome: Outcome | None = None
         self._uploader = TraceUploader(
@@ -139,6 +143,7 @@ class JobRun:
             self.path.on_tools_end = self.detach
             asyncio.get_running_loop().call_later(patience_s, self.detach)
             return
+        self._is_let_go = True
         self.job_scope.stop(StopReason.DETACHED)
         self._uploader.end()
 
@@ -290,7 +295,7 @@ class JobRun:
             # Before the secrets are there nothing is.
             if not self.is_detached and not self._secrets.is_due:
                 await finish(self._tidy(self.path or self._make_path(self._deadline())), within_s=TIDY_S)
-        if self.is_detached:
+        if self.is_detached or not await self._take_down():
             # Let go at the very end: the next process finds the stages ended, and concludes.
             return None
         return Outcome() if failure is None else self.plan.worded(failure.outcome)
@@ -314,6 +319,7 @@ class JobRun:
             script_scope=self.script_scope,
             is_detached=lambda: self.is_detached,
             deadline=deadline,
+            replan=lambda place: make_plan(self.record, self.payload, self._kind, self._go, place),
             on_stage=self._stage_ended,
             early_failure=self._early_failure,
         )
@@ -321,6 +327,35 @@ class JobRun:
     def _stage_ended(self, stage: str, seconds: float) -> None:
         if self.plan.flags["FF_EXPORT_HIGH_CARDINALITY_METRICS"]:
             self._on_stage(stage, seconds)
+
+    async def _take_down(self) -> bool:
+        """Have the driver of the place, where there is one, take it down: the log still hears how that went. False when
+        another process is to do it."""
+        place = self._environment
+        if not isinstance(place, ScriptedPlace) or self._steps.ended("take down") is not None:
+            return True
+        step = self._steps.begin("take down", replayable=False)
+        work = asyncio.create_task(place.tear_down(), name="take-down")
+        loop = asyncio.get_running_loop()
+        interrupted_at: float | None = None
+        while not work.done():
+            await asyncio.wait([work], timeout=LOOK_S)
+            if self._is_let_go:
+                await self._environment.detach()
+                work.cancel()
+            elif self.job_scope.reason is StopReason.INTERRUPTED:
+                interrupted_at = interrupted_at or loop.time()
+                if loop.time() >= interrupted_at + max(self._grace_s, TAKE_DOWN_S):
+                    work.cancel()
+        if self._is_let_go and work.cancelled():
+            return False
+        problem = "it took too long" if work.cancelled() else work.result()
+        if problem:
+            text = f"Cleanup script failed: {problem}"
+            self._log.warning(text, time_ns=self._clock_ns())
+            log.warning(text)
+        self._steps.end(step)
+        return True
 
     async def _tidy(self, path: JobPath) -> None:
         try:

@@ -67,6 +67,14 @@ def frame(shell: str, body: str) -> bytes:
     return text.replace("\0", "").encode(errors="surrogateescape")
 
 
+def write_files(folder: str, files: Iterable[tuple[str, str]]) -> str:
+    """Private files in a folder of the runner's, by path and content."""
+    lines = [f"mkdir -p {quote(folder)}\n"]
+    for path, content in files:
+        lines.append(f"rm -rf {quote(path)}; (umask 077; printf '%s' {quote(content)} >{quote(path)})\n")
+    return "".join(lines)
+
+
 def go_defaults(defaults: Iterable[tuple[str, str]], proxied: str) -> str:
     """Variables of the Go tool that count where nothing else has set them. ``proxied`` is a directory of modules that is
     asked before whatever proxies there are otherwise, empty for none.
@@ -102,6 +110,11 @@ def change_directory(path: str) -> str:
 def notice(text: str) -> str:
     """A green line of the runner's in the output of a script."""
     return f"printf '%s\\n' {quote(f'{_GREEN}{text}{_RESET}')}\n"
+
+
+def odd(text: str) -> str:
+    """A yellow line, without the word WARNING."""
+    return f"printf '%s\\n' {quote(f'{_YELLOW}{text}{_RESET}')}\n"
 
 
 class Commands:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from executors.base import Environment, ExitStatus, Script
+from executors.base import Environment, ExecutorError, ExitStatus, Script
 from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopScope, finish
 from runner.trace.log import JobLog, StageLog
@@ -40,11 +40,11 @@ class ScriptRunner:
         """Run within ``scope``. Raises :class:`Stopped` once everything the script started is gone."""
         following = _Following(self._environment, step.run, self._log)
         try:
-            await self._environment.start(step.run, script)
-        finally:
-            if not self._is_detached():
-                self.say_remarks(step.at_ns)
-        try:
+            try:
+                await self._environment.start(step.run, script)
+            finally:
+                if not self._is_detached():
+                    self.say_remarks(step.at_ns)
             if await self._environment.ended(step.run):
                 # The script ended while nobody looked: whatever its limits were, it kept them.
                 status = await following.to_the_end()
@@ -55,6 +55,9 @@ class ScriptRunner:
             if self._is_detached():
                 raise
             await finish(self._stop(step, following), within_s=self._grace_s() + KILL_MARGIN_S)
+            raise
+        except ExecutorError:
+            following.close(self._steps.moment(f"end {step.name}"))
             raise
         following.close(self._steps.moment(f"end {step.name}"))
         return status

@@ -20,6 +20,7 @@ class Difference:
 
 
 SUCCESS = ("success", None, None)
+FAILED = ("failed", "script_failure", 1)
 ENV_NAMES = "names that are no shell identifiers are skipped with a warning instead of failing the job"
 PRIVATE = "file variables are 0600 and are removed at every end"
 CUT = "where the log is cut follows from the length of the line that names product and version"
@@ -124,9 +125,8 @@ CLI_DIFFERS: dict[str, CliDifference] = {
     "register-rewrites-file": CliDifference("the file is edited in place", files=False),
     "reset-token-all-missing-file": CliDifference("no file is made for nothing", files=False),
 }
-LATER_EXECUTORS = "executors other than shell are not in this version"
+LATER_EXECUTORS = "executors other than shell and custom are not in this version"
 CLI_NOT_YET: dict[str, str] = {
-    "register-custom": LATER_EXECUTORS,
     "register-kubernetes*": LATER_EXECUTORS,
     "register-ssh": LATER_EXECUTORS,
     "register-interactive-ssh": LATER_EXECUTORS,
@@ -253,9 +253,6 @@ DAEMON_NOT_REPLAYED: dict[str, str] = {
     "log-403-and-503": "the recording does not say what its server answered",
     "reload-concurrent-zero": "a value that cannot be used is refused, and the daemon goes on with those before",
     "*-docker": LATER_EXECUTORS,
-    "*-custom-cleanup": LATER_EXECUTORS,
-    "signal-sigterm-in-prepare": LATER_EXECUTORS,
-    "key-prepare-timeout": LATER_EXECUTORS,
 }
 
 
@@ -280,3 +277,65 @@ SOURCES_DIFFER: dict[str, Difference] = {
     "shell-background-group": Difference(DIFFERS["script-background-process"].reason),
 }
 SOURCES_NOT_REPLAYED: dict[str, str] = {}
+
+# Recordings of the custom executor itself.
+CUSTOM_DIFFERS: dict[str, Difference] = {
+    "custom-environment": Difference("the directory of a job's calls lies in its record, not in /tmp"),
+    "custom-stages": Difference("a place without gitlab-runner packs and moves with what it has"),
+}
+# Recordings of the shell executor, replayed in the place of a driver: what its programs do in another way.
+NO_RETRIES = "curl asks once for each try: the retry layer below the tries is the runner's own"
+NO_LINKS = "a pattern selects nothing behind a link to a directory"
+NO_ROOT = "the project directory itself is no entry of an archive"
+RAW_NAMES = "zip writes names that are no ASCII without a mark for UTF-8"
+ANEW = "an archive that is unchanged is sent anew: nobody can ask a bucket with an address that is good for sending"
+BYTES = "some versions of awk match bytes, not characters"
+NO_STATEMENT = "no statement of provenance is made in a place without gitlab-runner"
+PLACES_DIFFER: dict[str, Difference] = {
+    "artifact-download-500": Difference(NO_RETRIES),
+    "artifact-download-store-500": Difference(NO_RETRIES),
+    "artifact-exclude-glob": Difference(RAW_NAMES),
+    "artifact-excludes-table": Difference("a pattern that leads out is warned of once"),
+    "artifact-extract-modes": Difference(NO_ROOT),
+    "artifact-extract-link-then-file": Difference("unzip makes links when all files are there"),
+    "artifact-extract-link-outside": Difference("unzip gives links no time"),
+    "artifact-format-unknown": Difference(ONCE),
+    "artifact-glob-dot": Difference(NO_ROOT),
+    "artifact-glob-link-dir-inside": Difference(NO_LINKS),
+    "artifact-glob-unicode": Difference(RAW_NAMES),
+    "artifact-gzip-directory": Difference(ONCE),
+    "artifact-gzip-link": Difference(ONCE),
+    "artifact-metadata": Difference(NO_STATEMENT, (SUCCESS,)),
+    "artifact-metadata-complete": Difference(NO_STATEMENT),
+    "artifact-meter-malformed": Difference("there is no transfer meter", (SUCCESS,)),
+    "artifact-path-below-link-out": Difference(NO_LINKS),
+    "artifact-names": Difference("curl writes quotes and backslashes of file names in a way of its own"),
+    "artifact-patterns-table-1": Difference(BYTES),
+    "artifact-patterns-table-2": Difference(NO_LINKS),
+    "artifact-project-dir-removed": Difference("said in the words of the shell"),
+    "artifact-raw-directory": Difference(ONCE),
+    "artifact-raw-two-files": Difference(ONCE),
+    "artifact-untracked-and-paths": Difference(RAW_NAMES),
+    "artifact-upload-302": Difference("an upload follows no redirect that would turn it into a download"),
+    "artifact-upload-401": Difference(REFUSED),
+    "artifact-upload-404": Difference(REFUSED),
+    "artifact-upload-405": Difference(REFUSED),
+    "artifact-upload-429": Difference(NO_RETRIES),
+    "artifact-upload-500": Difference(NO_RETRIES),
+    "artifact-upload-503-then-201": Difference(NO_RETRIES),
+    "artifact-upload-debug-trace": Difference(TRACE),
+    "cache-concurrent-slots": Difference("what the second job made is saved, too"),
+    "cache-key-table": Difference("the reference prints the lines of two streams as it reads them"),
+    "cache-patterns-table": Difference(NO_LINKS),
+    "cache-s3-hashed": Difference("only the configured scheme of names is looked for", (SUCCESS, FAILED)),
+    "cache-s3-save-and-restore": Difference(ANEW),
+    "cache-transfer-meter-and-settings": Difference("there is no transfer meter"),
+    "cache-unwritable": Difference("paths of caches are shown whole"),
+}
+
+# Features that the reference tells GitLab of, and this version does not.
+FEATURES_NOT_OFFERED: dict[str, str] = {
+    "session": "there is no session server",
+    "terminal": "there is no session server",
+    "native_steps_integration": "steps of `run:` are not run",
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import json
 import os
@@ -40,6 +41,11 @@ def without_costs(config: str) -> str:
     """A configuration whose logs end as the reference's do."""
     head, *entries = re.split(r"(?m)^(?=[ \t]*\[\[runners\]\])", config)
     return head + "".join(f"{entry.rstrip()}\n  [runners.pyrunner]\n    job_costs = false\n" for entry in entries)
+
+
+def text_of(files: dict[str, Any], name: str) -> str:
+    """The content of a small file that a recording found afterwards; empty where there was none."""
+    return base64.b64decode((files.get(name) or {}).get("base64") or "").decode()
 
 
 _RULES = (

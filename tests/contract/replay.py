@@ -63,9 +63,11 @@ async def replay(
         if server.get("profile"):
             (home / "home" / ".bash_profile").write_text(server["profile"] + "\n")
         for path, content in (scenario.get("helper_files") or {}).items():
-            target = Path(golden.fill(path, places))
+            target = home / golden.fill(path, places)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(golden.fill(content, places))
+            if content.startswith("#!"):
+                target.chmod(0o755)
         daemon.start()
         try:
             jobs = await _run_jobs(scenario, fake, daemon, places, commits, timeout_s, ends, before)

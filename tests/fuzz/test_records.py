@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from executors.base import Stream
 from executors.frames import FRAME
-from executors.shell import FrameReader
+from executors.supervised import FrameReader
 from runner.errors import RecordInvalid
 from runner.job.record import Acknowledged, Adopted, Fact, Journal, Note, PatchSent
 from tests.fuzz.mutation import mutated

@@ -1,0 +1,83 @@
+"""Files of a job on this host, touched by a child of the job's supervisor."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from executors.base import EntriesWriter, Entry, FilesReader, WorkspaceError
+from executors.file_feed import Channel, FeedReader, FeedWriter
+from executors.supervision import SupervisorLink
+
+
+class HostWorkspace:
+    """File operations, carried out below the job's directories by a child of its supervisor."""
+
+    def __init__(self, link: SupervisorLink) -> None:
+        self._link = link
+
+    async def _do(self, *operations: dict[str, Any]) -> list[Any]:
+        answer = await self._link.call("files", operations=list(operations))
+        if "error" in answer:
+            kinds = ", ".join(sorted({operation["kind"].replace("_", " ") for operation in operations}))
+            raise WorkspaceError(f"{kinds}: {answer['error']}")
+        results: list[Any] = answer["results"]
+        return results
+
+    async def make_dir(self, path: str, *, parents: bool = True) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "make_dir", "path": path})
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "write", "path": path, "data": base64.b64encode(data).decode(), "mode": mode})
+
+    async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
+        return None if result is None else base64.b64decode(result)
+
+    async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
+        """See :class:`executors.base.Workspace`."""
+        return FeedReader(await self._channel(root), paths)
+
+    async def write_entries(self, root: str) -> EntriesWriter:
+        """See :class:`executors.base.Workspace`."""
+        return FeedWriter(await self._channel(root), root)
+
+    async def _channel(self, root: str) -> Channel:
+        channel = Channel(self._link.record_dir)
+        problem = "cancelled"
+        try:
+            answer = await self._link.call("open_channel", socket=channel.name, root=root)
+            problem = answer.get("error", "")
+        finally:
+            if problem:
+                channel.close()
+        if problem:
+            raise WorkspaceError(f"files: {problem}")
+        channel.accept()
+        return channel
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """See :class:`executors.base.Workspace`."""
+        if paths:
+            await self._do(*({"kind": "remove", "path": path} for path in paths))
+
+    async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
+        """See :class:`executors.base.Workspace`."""
+        await self._do({"kind": "remove_matching", "path": root, "names": list(names), "suffixes": list(suffixes)})
+
+    async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
+        return [
+            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target)
+            for path, kind, mode, size, mtime_ns, target in result
+        ]
+
+    async def exists(self, path: str) -> bool:
+        """See :class:`executors.base.Workspace`."""
+        (result,) = await self._do({"kind": "exists", "path": path})
+        return bool(result)

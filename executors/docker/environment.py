@@ -87,7 +87,7 @@ class DockerEnvironment:
         self._place = place = self._make_place(attempt)
         try:
             await place.plan()
-            await place.make()
+            await place.make(self._running_helper)
         except BaseException:
             await asyncio.shield(self.cleanup())
             raise
@@ -101,6 +101,10 @@ class DockerEnvironment:
         place = self._known
         await place.need_helper()
         return await place.create(place.helper(), warn=True)
+
+    async def _running_helper(self) -> str:
+        await self._helper.start()
+        return self._helper.container
 
     def remarks(self) -> Sequence[tuple[str, str]]:
         """See :class:`executors.base.Environment`."""

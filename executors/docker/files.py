@@ -1,7 +1,8 @@
 """File operations in a job's volumes, carried out by the helper's shell.
 
-The helper belongs to one job, its own root cannot be written to, and nothing is mounted in it but what the job has, too: a
-link that the job planted leads to nothing that the job could not reach itself.
+The helper belongs to one job, its own root cannot be written to, and nothing is mounted in it but what the job has, too.
+But it may do there what the job's user may not, so no link is followed that stands in the place of a directory between the
+directory of builds and what is asked for: it is taken away where something is to be made, else there is nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ KINDS = {"f": "file", "d": "dir", "l": "link"}
 NO_SUCH = 42
 # GNU find says everything; others need help for it, a program for each link.
 _LIST = """
-cd {root} 2>/dev/null || exit 0
-if find / -maxdepth 0 -printf '' 2>/dev/null; then
+{enter}if find / -maxdepth 0 -printf '' 2>/dev/null; then
 exec find . -mindepth 1 {depth} -printf '%y %m %s %T@ %P\\0%l\\0' 2>/dev/null
 fi
 find . -mindepth 1 {depth} -exec sh -c '
@@ -42,11 +42,12 @@ exit 0
 
 
 class HelperFiles:
-    """A :class:`executors.base.Workspace` in the volumes of a helper."""
+    """A :class:`executors.base.Workspace` in the volumes of a helper; ``top`` is the directory of builds."""
 
-    def __init__(self, engine: Engine, helper: Helper) -> None:
+    def __init__(self, engine: Engine, helper: Helper, top: str) -> None:
         self._engine = engine
         self._helper = helper
+        self._top = top.rstrip("/")
 
     async def _do(self, what: str, text: str) -> tuple[int, bytes]:
         """Run commands; their status and what they print. Raises :class:`WorkspaceError` for any other failure."""
@@ -64,20 +65,20 @@ class HelperFiles:
 
     async def make_dir(self, path: str, *, parents: bool = True) -> None:
         """See :class:`executors.base.Workspace`."""
-        refuse = f"if [ -L {quote(path)} ]; then echo 'there is a link in its place' >&2; exit 1; fi"
-        await self._do(f"make dir {path}", f"{refuse}\nmkdir -p {quote(path)}")
+        await self._do(f"make dir {path}", f"{self._clear(f'{path}/')}mkdir -p {quote(path)}")
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
         """See :class:`executors.base.Workspace`. The user of an image must be able to read and change it, whoever that
         is (``docker-executor.md`` 2.9)."""
         place = quote(path)
-        text = f"mkdir -p {quote(posixpath.dirname(path))} && rm -rf {place} && {_print(data)} >{place} && "
+        text = f"{self._clear(path)}mkdir -p {quote(posixpath.dirname(path))} && rm -rf {place} && {_print(data)} >{place} && "
         await self._do(f"write {path}", text + f"chmod {mode | 0o666:o} {place}")
 
     async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
         """See :class:`executors.base.Workspace`."""
         place = quote(path)
-        text = f"if [ -L {place} ] || [ ! -f {place} ]; then exit {NO_SUCH}; fi\nexec head -c {limit} {place}"
+        text = self._enter(posixpath.dirname(path), f"exit {NO_SUCH}")
+        text += f"if [ -L {place} ] || [ ! -f {place} ]; then exit {NO_SUCH}; fi\nexec head -c {limit} {place}"
         status, data = await self._do(f"read {path}", text)
         return None if status == NO_SUCH else data
 
@@ -88,7 +89,7 @@ class HelperFiles:
             text = "".join(f"printf '%s\\0' {_words(batch)} >>{LIST}\n" for batch in _batches(paths))
             await self._do("read files", f"rm -f {LIST}\n{text}")
         script = (
-            f"cd {quote(root)} || exit\nif tar --version 2>/dev/null | grep -q GNU; then\n"
+            f"{self._enter(root, 'exit 0')}if tar --version 2>/dev/null | grep -q GNU; then\n"
             f"exec tar -cf - --no-recursion --hard-dereference --ignore-failed-read --null --no-unquote -T {LIST} 2>/dev/null\n"
             f"fi\nexec xargs -0 tar -cf - <{LIST} 2>/dev/null"
         )
@@ -98,7 +99,7 @@ class HelperFiles:
         """See :class:`executors.base.Workspace`."""
         await self._helper.start()
         script = (
-            f"umask {self._helper.umask}\nmkdir -p {quote(root)} && cd {quote(root)} || exit\n"
+            f"umask {self._helper.umask}\n{self._clear(f'{root}/')}mkdir -p {quote(root)} && cd {quote(root)} || exit\n"
             f"tar -xpf - 2>{ERRORS} || {{ status=$?; head -c 2000 {ERRORS} >&2; exit $status; }}"
         )
         return TarWriter(Exec(self._engine, self._helper.container, script), root)
@@ -106,7 +107,8 @@ class HelperFiles:
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.base.Workspace`."""
         if paths:
-            text = "".join(f"rm -rf -- {_words(batch)} || exit\n" for batch in _batches(paths))
+            text = self._clear(*paths)
+            text += "".join(f"rm -rf -- {_words(batch)} || exit\n" for batch in _batches(paths))
             await self._do("remove", text)
 
     async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
@@ -116,14 +118,14 @@ class HelperFiles:
         if tests:
             place = quote(root)
             chosen = " -o ".join(tests)
-            text = f"if [ -L {place} ] || [ ! -d {place} ]; then exit 0; fi\n"
+            text = self._enter(root, "exit 0")
             text += f"find {place} -mindepth 1 \\( {chosen} \\) -prune -exec rm -rf -- {{}} +"
             await self._do(f"remove in {root}", text)
 
     async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
         """See :class:`executors.base.Workspace`."""
         depth = "" if max_depth is None else f"-maxdepth {max_depth}"
-        _, raw = await self._do(f"list {root}", _LIST.format(root=quote(root), depth=depth))
+        _, raw = await self._do(f"list {root}", _LIST.format(enter=self._enter(root, "exit 0"), depth=depth))
         fields = raw.decode(errors="surrogateescape").split("\0")
         found = [_entry(about, target) for about, target in zip(fields[::2], fields[1::2], strict=False)]
         return sorted(found, key=lambda entry: entry.path.split("/"))
@@ -133,6 +135,27 @@ class HelperFiles:
         text = f"if [ -e {quote(path)} ] || [ -L {quote(path)} ]; then exit 0; fi\nexit {NO_SUCH}"
         status, _ = await self._do(f"look for {path}", text)
         return status == 0
+
+    def _clear(self, *paths: str) -> str:
+        """Commands that take away links in the place of directories above these paths; one that ends in a slash is a
+        directory itself."""
+        ways: dict[str, None] = {}
+        for path in paths:
+            if path.startswith(f"{self._top}/"):
+                parts = path[len(self._top) + 1 :].split("/")[:-1]
+                ways |= dict.fromkeys(f"{self._top}/{'/'.join(parts[:length])}" for length in range(1, len(parts) + 1))
+        return "".join(f"if [ -L {quote(way)} ]; then rm -f -- {quote(way)} || exit; fi\n" for way in ways)
+
+    def _enter(self, directory: str, otherwise: str) -> str:
+        """Commands that go to a directory, or do something else where it is missing or a link leads there."""
+        there = quote(directory)
+        if directory != self._top and not directory.startswith(f"{self._top}/"):
+            return f"cd {there} 2>/dev/null || {otherwise}\n"
+        inside = quote(directory[len(self._top) :])
+        return (
+            f'top=$(cd {quote(self._top)} 2>/dev/null && pwd -P) && cd {there} 2>/dev/null && [ "$(pwd -P)" = "$top"{inside} ] '
+            f"|| {otherwise}\n"
+        )
 
 
 def _entry(about: str, target: str) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,9 @@ from executors.docker.network import Network, create_network, plan_network
 from executors.docker.ownership import NO_UMASK
 from executors.docker.policy import build_image, check_allowed
 from executors.docker.service_group import ServiceGroup
-from executors.docker.services import plan_services
+from executors.docker.services import check_allowed_services, plan_services
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
-from executors.docker.volumes import Volumes, create_volumes, plan_volumes
+from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, plan_volumes
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
@@ -132,6 +132,7 @@ class JobPlace:
             api_version=api_version,
             with_init="FF_USE_INIT_WITH_DOCKER_EXECUTOR" in need.flags,
         )
+        check_allowed_services(table, self.spec.services, need.expand, self.lines)
         self.services = ServiceGroup(
             engine=self.engine,
             table=table,
@@ -150,24 +151,35 @@ class JobPlace:
         self.lines.add(Level.PLAIN, f"Using Docker executor with image {name} ...")
         return name
 
-    async def make(self) -> None:
-        """Make network, volumes and services, and get the images. Raises :class:`ExecutorError`."""
-        assert self.services is not None
-        assert self.around is not None
-        await create_network(self.engine, self.network, self.table, self.labels)
-        service_lines, helper_lines, image_lines = KeptLines(), KeptLines(), KeptLines()
-        async with _first_error(self.lines, service_lines, helper_lines, image_lines):
+    async def make(self, helper: Callable[[], Awaitable[str]]) -> None:
+        """Make network, volumes and services, and get the images; ``helper`` starts the helper and gives its id.
+
+        Raises :class:`ExecutorError`.
+        """
+        if self.table.volume_keep:
+            self.lines.add(Level.WARNING, KEEPS_ANONYMOUS)
+        # What is mounted must be there first: the engine would make it, too, without a label.
+        await asyncio.gather(
+            create_network(self.engine, self.network, self.table, self.labels),
+            create_volumes(self.engine, self.volumes, self.table, self.labels),
+        )
+        helper_lines, service_lines, image_lines = KeptLines(), KeptLines(), KeptLines()
+        async with _first_error(self.lines, helper_lines, service_lines, image_lines):
             async with asyncio.TaskGroup() as group:
-                group.create_task(create_volumes(self.engine, self.volumes, self.table, self.labels), name="volumes")
                 group.create_task(self._find_helper(helper_lines), name="helper image")
                 build = group.create_task(self._find_image(image_lines), name="image")
-                if self.services.services:
-                    group.create_task(self.services.start(self._service_image, service_lines), name="services")
+                group.create_task(self._run_services(helper, service_lines), name="services")
             image = build.result()
             self.image, self.image_user = image.reference, image.user
-        self.around = replace(self.around, hosts=self.services.hosts)
         if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
             self.lines.add(Level.PLAIN, NO_UMASK)
+
+    async def _run_services(self, helper: Callable[[], Awaitable[str]], lines: Lines) -> None:
+        assert self.services is not None
+        assert self.around is not None
+        await self.services.start(self._service_image, lines)
+        self.around = replace(self.around, hosts=self.services.hosts)
+        await self.services.wait(helper, lines)
 
     async def _find_image(self, lines: Lines) -> Image:
         asked = self.spec.image
@@ -180,8 +192,6 @@ class JobPlace:
         await self._find_image(lines)
 
     async def _service_image(self, name: str, policies: Sequence[str], platform: str, lines: Lines) -> str:
-        own = [self.need.expand(service.name) for service in self.table.services]
-        check_allowed(name, self.table.allowed_services, always=own, what="services", lines=lines)
         return (await self.images.get(name, policies=policies, platform=platform, lines=lines)).reference
 
     async def _find_helper(self, lines: Lines) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import PrepareError
+from executors.base import ExecutorError, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
@@ -82,10 +82,10 @@ def service_ports(config: Mapping[str, Any]) -> tuple[int, ...]:
 class Prober:
     """Connects to services: from this process where the engine's containers are this machine's, else from the helper.
 
-    ``helper`` gives the id of the helper container once it runs.
+    ``helper`` starts the helper container, if need be, and gives its id; without one there is only this process.
     """
 
-    def __init__(self, engine: Engine, helper: Callable[[], str | None]) -> None:
+    def __init__(self, engine: Engine, helper: Callable[[], Awaitable[str]] | None) -> None:
         self._engine = engine
         self._helper = helper
 
@@ -110,15 +110,17 @@ class Prober:
             try:
                 return await dial(address, port), True
             except (OSError, TimeoutError):
-                is_near = self._helper() is None
-        helper = self._helper()
-        return (helper is not None and await self._dial_from(helper, address, port)), is_near
+                is_near = self._helper is None
+        return await self._dial_from_helper(address, port), is_near
 
-    async def _dial_from(self, helper: str, address: str, port: int) -> bool:
+    async def _dial_from_helper(self, address: str, port: int) -> bool:
+        if self._helper is None:
+            return False
         command = ["sh", "-c", _DIAL_SCRIPT, "probe", address, str(port)]
         try:
+            helper = await self._helper()
             return await self._engine.call(lambda client: _run(client, helper, command)) == 0
-        except PrepareError:
+        except ExecutorError:
             return False
 
 

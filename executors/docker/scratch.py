@@ -33,7 +33,7 @@ class JobFiles(HelperFiles):
     def __init__(
         self, engine: Engine, helper: Helper, builder: Builder, place: Callable[[], JobPlace], need: ContainerSpec
     ) -> None:
-        super().__init__(engine, helper)
+        super().__init__(engine, helper, need.builds_dir)
         self._builder = builder
         self._place = place
         self._uses_helper = need.uses_tools

@@ -146,10 +146,10 @@ class ServiceGroup:
 
     # Waiting
 
-    async def wait(self, helper: Callable[[], str | None], lines: Lines) -> None:
+    async def wait(self, helper: Callable[[], Awaitable[str]] | None, lines: Lines) -> None:
         """Give the services time to come up, and tell of each that did not; that never fails the job (6.4).
 
-        ``helper`` gives the id of the helper container once there is one.
+        ``helper`` starts the helper container, if need be, and gives its id.
         """
         timeout_s = self.table.wait_for_services_timeout or DEFAULT_SERVICES_TIMEOUT_S
         if timeout_s < 0 or not self.running:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from executors.base import JobSpec, PlaceFacts
+from executors.docker.names import network_name
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
@@ -331,6 +332,9 @@ def _assemble(
         for it in (record.secrets if payload.secrets else ())
     ]
     found.append(own("RUNNER_TEMP_PROJECT_DIR", directories.tmp))
+    if kind.in_containers and flags["FF_NETWORK_PER_BUILD"]:
+        name = network_name(runner.short_token, payload.job_info.project_id, accepted.project_slot, payload.id)
+        found.append(own("CI_BUILD_NETWORK_NAME", name))
     if flags["FF_GIT_URLS_WITHOUT_TOKENS"]:
         found.append(own("GIT_CONFIG_GLOBAL", f"{directories.tmp}/{SEED}"))
     return Variables(found, directories.tmp)

@@ -80,7 +80,7 @@ async def test_service_answers_to_its_names(
     lines = KeptLines()
     services = group(engine, names, web(aliases=("web", "other"), environment={"GREETING": "hey"}))
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     script = "for host in gold-exposed web other; do wget -qO- http://$host:8080/; done"
     assert await ask(engine, client, names, services.hosts, script) == "svc-hey\n" * 3
     assert texts(lines) == [
@@ -100,7 +100,7 @@ async def test_services_are_found_by_name_in_a_network_of_the_job(
     services = group(engine, names, web(aliases=("one",)), web("exec sleep 600", aliases=("two",)), network=network)
     await services.start(local, KeptLines())
     look = client.exec_create(services.running[1].container, ["wget", "-qO-", "http://one:8080/"])
-    await Prober(engine, lambda: None).wait(_target(services, 0), ProbeLog())
+    await Prober(engine, None).wait(_target(services, 0), ProbeLog())
     assert client.exec_start(look["Id"]) == b"svc-\n"
 
 
@@ -213,7 +213,7 @@ async def test_slow_service_is_waited_for(engine: Engine, client: docker.APIClie
     lines = KeptLines()
     services = group(engine, names, web("sleep 2; " + SERVE))
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     assert texts(lines)[-1].startswith("Waiting for services")
     look = client.exec_create(services.running[0].container, ["wget", "-qO-", "http://127.0.0.1:8080/"])
     assert client.exec_start(look["Id"]) == b"svc-\n"
@@ -223,7 +223,7 @@ async def test_service_without_ports_is_told_at_once(engine: Engine, names: Name
     lines = KeptLines()
     services = group(engine, names, web("exec sleep 600", image="busybox:local"), wait_for_services_timeout=3600)
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     name = services.running[0].name
     expected = (
         f"\n\x1b[0;33m*** WARNING:\x1b[0;m Service {name} probably didn't start properly.\n\nHealth check error:\n"
@@ -236,7 +236,7 @@ async def test_service_that_nobody_serves_is_told_with_its_log(engine: Engine, n
     lines = KeptLines()
     services = group(engine, names, web("echo log-line; exec sleep 600"), wait_for_services_timeout=1)
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     (level, text) = lines.kept[-1]
     running = services.running[0]
     assert level is Level.OUTPUT
@@ -251,7 +251,7 @@ async def test_service_that_has_ended_is_not_waited_for(engine: Engine, names: N
     lines = KeptLines()
     services = group(engine, names, web("echo last words; exit 3"), wait_for_services_timeout=3600)
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     text = texts(lines)[-1]
     assert f'service "{services.running[0].name}" has stopped with exit code 3' in text
     assert "last words" in text
@@ -261,7 +261,7 @@ async def test_waiting_can_be_switched_off(engine: Engine, names: Names, exposed
     lines = KeptLines()
     services = group(engine, names, web("exec sleep 600"), wait_for_services_timeout=-1)
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     assert not any("Waiting" in text for text in texts(lines))
 
 
@@ -269,7 +269,7 @@ async def test_port_variable_of_a_service_counts(engine: Engine, names: Names, b
     lines = KeptLines()
     services = group(engine, names, web(image="busybox:local", environment={"HEALTHCHECK_TCP_PORT": "8080"}))
     await services.start(local, lines)
-    await services.wait(lambda: None, lines)
+    await services.wait(None, lines)
     assert not [text for level, text in lines.kept if level is Level.OUTPUT]
 
 
@@ -290,8 +290,12 @@ async def test_helper_dials_where_this_machine_cannot(
         )
         client.exec_start(hide["Id"])
     target = Target(container=running.container, name="x", addresses=running.addresses, ports=(9, 8080))
+
+    async def helper() -> str:
+        return str(made["Id"])
+
     async with asyncio.timeout(60):
-        await Prober(engine, lambda: str(made["Id"])).wait(target, ProbeLog())
+        await Prober(engine, helper).wait(target, ProbeLog())
     look = client.exec_create(running.container, ["wget", "-qO-", "http://127.0.0.1:8080/"])
     assert client.exec_start(look["Id"]) == b"svc-\n"
 

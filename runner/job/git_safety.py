@@ -6,6 +6,8 @@ anew. The objects themselves are not looked at: whoever can write them can write
 
 from __future__ import annotations
 
+import re
+
 from executors.base import Workspace, WorkspaceError
 
 LOCKS = ("index.lock", "shallow.lock", "HEAD.lock", "config.lock", "packed-refs.lock")
@@ -27,6 +29,10 @@ SHARED_INDEX = "sharedindex."
 INDEX_HEAD = 8
 # Entries that are kept out of the work tree need a newer format than this.
 PLAIN_INDEX = b"DIRC\0\0\0\2"
+WHOLE = {"HEAD": "file", "refs": "dir", "objects": "dir"}
+SYMBOLIC = "ref: "
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+HEAD_LIMIT = 4096
 PACKED_LIMIT = 16 * 1024 * 1024
 
 
@@ -41,6 +47,22 @@ async def disarm(files: Workspace, git_dir: str) -> None:
     if shared or await _may_hide(files, f"{git_dir}/index"):
         wrong += ["index", *shared]
     await files.remove([f"{git_dir}/{path}" for path in wrong])
+
+
+async def is_whole(files: Workspace, git_dir: str, *, may_be_unborn: bool = False) -> bool:
+    """Whether git can go on from a repository. Where its head leads to no commit, submodules could not be updated ever again;
+    the project itself ``may_be_unborn``."""
+    kinds = {entry.path: entry.kind for entry in await files.list(git_dir, max_depth=1)}
+    if any(kinds.get(name) != kind for name, kind in WHOLE.items()):
+        return False
+    head = (await files.read(f"{git_dir}/HEAD", limit=HEAD_LIMIT) or b"").decode(errors="replace").strip()
+    if not head.startswith(SYMBOLIC):
+        return COMMIT.fullmatch(head) is not None
+    name = head.removeprefix(SYMBOLIC)
+    if may_be_unborn:
+        return name.startswith("refs/")
+    packed = await files.read(f"{git_dir}/packed-refs", limit=PACKED_LIMIT) or b""
+    return await files.exists(f"{git_dir}/{name}") or f" {name}\n".encode() in packed
 
 
 async def clear_locks(files: Workspace, git_dir: str) -> None:

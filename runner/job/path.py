@@ -302,9 +302,12 @@ class JobPath:
         between: Callable[[int], Awaitable[None]] | None = None,
         script: bool = False,
     ) -> None:
-        """A stage that may be tried more than once; raises the last failure. ``between`` is done before the next try."""
+        """A stage that may be tried more than once; raises the last failure. ``between`` is done before the next try, and
+        where it fails that try has failed."""
         for attempt in range(1, attempts + 1):
             try:
+                if attempt > 1 and between is not None:
+                    await between(attempt - 1)
                 await self._take(stage, body, key=f"{stage} {attempt}", script=script)
                 return
             except JobFailure:
@@ -312,8 +315,6 @@ class JobPath:
                     raise
             self._say(f"retry {stage} {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
             await asyncio.sleep(pause_s(attempt, grows=self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]))
-            if between is not None:
-                await between(attempt)
 
     async def _sources_once(self, step: Step) -> None:
         await self._environment.kill_tools()

@@ -25,12 +25,14 @@ from runner.job.outcome import JobFailure, Outcome, misconfigured
 from runner.job.record import JobRecord
 from runner.job.settings import GitStrategy, JobSettings, parse_settings
 from runner.job.sources import SEED, SourcesPlan
-from runner.job.variables import Variable, Variables, can_be_exported, exports, from_payload, own
+from runner.job.variables import Variable, Variables, exports, from_payload, own
 from runner.trace.log import TraceSettings
 
-# What git itself understands of a job's variables; the rest is none of its business.
+# What git and the programs that it starts understand of a job's variables; the rest is none of their business.
 _GIT_VARIABLES = re.compile(
-    r"(GIT_(?!DIR$|WORK_TREE$|CONFIG_(?:GLOBAL|SYSTEM)$)[A-Z0-9_]+|(?:https?|no|all)_proxy)", re.IGNORECASE
+    r"GIT_(?!DIR$|WORK_TREE$|CONFIG_(?:GLOBAL|SYSTEM)$)[A-Z0-9_]+|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)"
+    r"|SSH_(?:AUTH_SOCK|ASKPASS|ASKPASS_REQUIRE)",
+    re.IGNORECASE,
 )
 SUPERVISOR_MARGIN_S = 120.0
 DRIVER_GRACE_S = 600.0
@@ -170,11 +172,8 @@ class JobPlan:
             job_cleanup=self.flags["FF_ENABLE_JOB_CLEANUP"],
             tls={key: self.variables.path(name) for key, name in names.items() if self.variables.get(name)},
             rewrites=self._ssh_rewrites(),
-            environment={
-                variable.key: variable.value
-                for variable in self.variables.effective()
-                if not variable.file and _GIT_VARIABLES.fullmatch(variable.key) and can_be_exported(variable.key, variable.value)
-            },
+            shares_logins=self.kind.shared,
+            environment={key: value for key, value in self.exports("running") if _GIT_VARIABLES.fullmatch(key)},
         )
 
     def _ssh_rewrites(self) -> dict[str, str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from executors.base import Environment
 from runner.coordinator.payload import GitInfo
 from runner.identity import user_agent
-from runner.job.git_config import Remote, external_config, helper_settings, seed_config, template_config
-from runner.job.git_safety import clear_locks, clear_module_locks, disarm, make_own_dir, remove_abysses
+from runner.job.git_config import USER, Remote, external_config, helper_settings, seed_config, template_config
+from runner.job.git_safety import clear_locks, clear_module_locks, disarm, is_whole, make_own_dir, remove_abysses
 from runner.job.git_tool import GitTool
 from runner.job.outcome import system_failure
 from runner.job.settings import DEFAULT_CLEAN_FLAGS, GitStrategy, JobSettings, SubmoduleStrategy
@@ -27,7 +27,7 @@ CLONES_REVISIONS = (2, 49)
 class SourcesPlan:
     """Everything that decides over the sources of a job. ``tls`` maps git's keys to paths of file variables, ``rewrites``
     addresses of submodules to the bases that they are fetched from instead. ``says_fresh``: a repository whose configuration
-    was taken away is called fresh in the log."""
+    was taken away is called fresh in the log. ``shares_logins``: jobs have a home, and what keeps logins in it, in common."""
 
     git: GitInfo
     settings: JobSettings
@@ -45,6 +45,7 @@ class SourcesPlan:
     without_tokens: bool = False
     safe_directory: bool = False
     job_cleanup: bool = False
+    shares_logins: bool = False
     tls: Mapping[str, str] = field(default_factory=dict)
     rewrites: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -161,10 +162,21 @@ class Sources:
     async def forget(self) -> None:
         """Remove the credentials, and whatever the job put in the way of the next one."""
         await self._files.remove([self._plan.external, self._plan.seed])
+        await self._reject_login()
         if self._plan.uses_git:
             await clear_locks(self._files, self._plan.git_dir)
             if self._plan.submodules.is_wanted:
                 await clear_module_locks(self._files, self._plan.git_dir)
+
+    async def _reject_login(self) -> None:
+        """Let the account's own keepers of logins forget the job's, which git has told them where a script used it (11.7)."""
+        plan = self._plan
+        if not plan.shares_logins or not plan.uses_git or plan.without_tokens or not plan.remote.host_base:
+            return
+        # Not in the project, whose configuration could name keepers of its own.
+        text = f"url={plan.remote.host_base}\nusername={USER}\n\n"
+        quiet = {"GIT_TERMINAL_PROMPT": "0", "GCM_INTERACTIVE": "Never"}
+        await self._environment.tool(["git", "credential", "reject"], cwd="/", env=quiet, stdin=text.encode())
 
     async def clean_up(self, stage: StageLog, time_ns: int) -> None:
         """``FF_ENABLE_JOB_CLEANUP`` (11.8)."""
@@ -272,9 +284,9 @@ class _GitWork:
     async def make_safe(self) -> None:
         """Remove what an earlier job may have put into the repository, and its stale locks."""
         git_dir = self._plan.git_dir
-        entries = await self._files.list(self._plan.project_dir, max_depth=1)
-        if any(entry.path == ".git" and entry.kind != "dir" for entry in entries):
+        if not await is_whole(self._files, git_dir, may_be_unborn=True):
             await self._files.remove([git_dir])
+            return
         if self._plan.clean_config:
             await disarm(self._files, git_dir)
         await clear_locks(self._files, git_dir)

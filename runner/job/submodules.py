@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from dataclasses import dataclass
 
 from executors.base import Entry, Workspace
-from runner.job.git_safety import PACKED_LIMIT, clear_module_locks, disarm
+from runner.job.git_safety import clear_module_locks, disarm, is_whole
 from runner.job.git_tool import GitTool
 
 # As a word of its own it would exclude everything.
 EXCLUDE = ":(exclude)"
 GITLINK = b"160000 "
-WHOLE = {"HEAD": "file", "refs": "dir", "objects": "dir"}
-SYMBOLIC = "ref: "
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-HEAD_LIMIT = 4096
 ALL_BRANCHES = "+refs/heads/*:refs/remotes/origin/*"
 
 
@@ -64,7 +59,7 @@ class Submodules:
             await self._files.remove([f"{place}/{name}" for name, entry in entries.items() if entry.kind == "link"])
             folders = [name for name, entry in entries.items() if entry.kind == "dir"]
             if _looks_like_a_repository(entries):
-                if not await self._is_whole(place, entries):
+                if not await is_whole(self._files, place):
                     await self._files.remove([place])
                     continue
                 if self._plan.clean_config:
@@ -72,17 +67,6 @@ class Submodules:
                     await self._keep_format(place)
                 folders = [name for name in folders if name == "modules"]
             waiting += [f"{place}/{name}" for name in folders]
-
-    async def _is_whole(self, place: str, entries: dict[str, Entry]) -> bool:
-        """Whether git can go on from a repository: where its head leads to no commit, updates would fail for good."""
-        if any(name not in entries or entries[name].kind != kind for name, kind in WHOLE.items()):
-            return False
-        head = (await self._files.read(f"{place}/HEAD", limit=HEAD_LIMIT) or b"").decode(errors="replace").strip()
-        if not head.startswith(SYMBOLIC):
-            return COMMIT.fullmatch(head) is not None
-        name = head.removeprefix(SYMBOLIC)
-        packed = await self._files.read(f"{place}/packed-refs", limit=PACKED_LIMIT) or b""
-        return await self._files.exists(f"{place}/{name}") or f" {name}\n".encode() in packed
 
     async def update(self) -> None:
         """From a checked-out project to checked-out submodules."""

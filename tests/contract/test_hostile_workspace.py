@@ -51,6 +51,9 @@ PLANTS = {
     "split-index": "git update-index --skip-worktree a/b README; git update-index --split-index; touch x; git add x",
     "assume-unchanged": "git update-index --assume-unchanged a/b README",
     "sparse": "git sparse-checkout set --no-cone nothing",
+    "head": "echo nonsense > .git/HEAD",
+    "head-that-leads-out": "echo ref: ../../secret > .git/HEAD",
+    "no-objects": "rm -rf .git/objects",
     "references-link": "mkdir ../evil; mv .git/refs ../evil/; ln -s $PWD/../evil/refs .git/refs",
     "objects-link": "mkdir ../evil; mv .git/objects ../evil/; ln -s $PWD/../evil/objects .git/objects",
 }

@@ -31,6 +31,7 @@ from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
 from runner.disk.metrics import DiskMetrics
 from runner.errors import RunnerError
+from runner.gocache.disk import GoStores
 from runner.gocache.keeper import Keeper, budgets
 from runner.gocache.stores import Stores
 from runner.identity import REVISION, VERSION, architecture, os_name
@@ -179,10 +180,11 @@ class Daemon:
             connection_max_age_s=config.connection_max_age_s,
             observer=lambda runner: RequestMetrics(self._metrics, runner),
         )
+        self._stores = Stores(config.pyrunner.state_dir, budgets=lambda: budgets(self._config.runners))
         self._disk = disk_budget(lambda: self._config)
         self._disk.on_change = self._jobs_changed
+        self._disk.add(GoStores(self._stores))
         self._metrics.registry.register(DiskMetrics(self._disk))
-        self._stores = Stores(config.pyrunner.state_dir, budgets=lambda: budgets(self._config.runners))
         self._jobs = Jobs(
             store=self._store,
             connections=self._connections,

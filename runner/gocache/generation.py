@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 import struct
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from executors.file_operations import remove_entry, write_private
+from executors.file_operations import write_private
+from runner.disk.trees import empty
 
 BUILD, MODULES, GOPATH, PROXY, PUBLISHED = "build", "mod", "path", "proxy", "published"
 FACTS = "facts.json"
 RETIRED = "retired"
+GONE = ".gone-"
 IMAGE = "image-"
 SHARD_LENGTH = 2
 # Entries of an access list: tag, permissions, id (acl(5)); everybody may do everything with what is made below.
@@ -130,8 +133,15 @@ def opened(path: str | Path, parent: int | None = None) -> Iterator[int | None]:
         os.close(fd)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove what is there, a directory with everything in it; nothing is fine. Raises :class:`OSError`."""
-    with opened(path.parent) as parent:
-        if parent is not None:
-            remove_entry(parent, path.name)
+def take_away(path: Path) -> Path:
+    """Put a generation out of everybody's sight, whole; its new place. Raises :class:`OSError`."""
+    return path.rename(path.with_name(f"{GONE}{secrets.token_hex(8)}"))
+
+
+def remove_tree(path: Path) -> list[tuple[str, str]]:
+    """Remove a directory that is out of sight; what could not be removed, and why. Raises :class:`OSError`."""
+    with opened(path) as fd:
+        problems = [] if fd is None else empty(fd)
+    if not problems:
+        path.rmdir()
+    return problems

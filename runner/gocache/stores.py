@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgspec
 import structlog
 
 from executors.file_operations import write_private
-from runner.gocache.generation import PUBLISHED, Facts, Generation, remove_tree
+from runner.gocache.generation import GONE, PUBLISHED, Facts, Generation, remove_tree, take_away
 from runner.gocache.measure import Meter
 from runner.gocache.publish import publish
 from runner.gocache.scope import StoreKey, Trust
@@ -27,7 +26,6 @@ from runner.gocache.trim import Entry, entries, spared_since_ns, trim
 log = structlog.get_logger()
 
 CLAIM = "go-store.json"
-GONE = ".gone-"
 PRIVATE = "private"
 # Trimming goes on to here, so that it is not due again after the next job.
 LOW_WATER = 0.9
@@ -92,9 +90,6 @@ class Stores:
             generation = self._newest(self._area(mounted=mounted) / key.directory)
         self._reach(generation, uid=uid, mounted=mounted)
         generation.make(uid=uid, gid=gid)
-        warm = await asyncio.to_thread(generation.is_warm)
-        if warm and str(generation.path) in self._left:
-            await self._look(generation)
         claim = Claim(
             place=str(generation.path),
             name=key.name,
@@ -104,12 +99,21 @@ class Stores:
             mounted=mounted,
             private=private,
             publishes=mounted and key.trust is Trust.PROTECTED,
-            warm=warm,
-            size_bytes=generation.facts.size_bytes if warm else 0,
         )
         write_private(str(record / CLAIM), msgspec.json.encode(claim))
+        # From here on nobody takes it away.
         self._claims[record.name] = claim
+        claim = await self._described(claim, generation)
+        write_private(str(record / CLAIM), msgspec.json.encode(claim))
         return claim
+
+    async def _described(self, claim: Claim, generation: Generation) -> Claim:
+        """With what the log says of it."""
+        if not await asyncio.to_thread(generation.is_warm):
+            return claim
+        if claim.place in self._left:
+            await self._look(generation)
+        return msgspec.structs.replace(claim, warm=True, size_bytes=generation.facts.size_bytes)
 
     def release(self, record: Path) -> None:
         """The job has no more processes."""
@@ -174,7 +178,7 @@ class Stores:
                     await self._look(generation, used_at_ns=self._clock_ns())
                     if claim.publishes:
                         await asyncio.to_thread(publish, generation)
-            await asyncio.to_thread(self._remove_unused)
+            await asyncio.to_thread(self.remove_unused)
             for group, budget_bytes in self._budgets().items():
                 if budget_bytes > 0:
                     await self._make_room(group, budget_bytes)
@@ -187,7 +191,11 @@ class Stores:
         generation.note(Facts(size_bytes=size, used_at_ns=known.used_at_ns if used_at_ns is None else used_at_ns))
         return size
 
-    def _remove_unused(self) -> None:
+    def is_held(self, generation: Generation) -> bool:
+        """Whether a job has it."""
+        return self._oldest_job_ns(generation.path) is not None
+
+    def remove_unused(self) -> None:
         """Remove what was taken away, private stores without their job, and retired generations without any."""
         for area in _list(self._root):
             for entry in _list(area):
@@ -256,8 +264,8 @@ def _read(path: Path) -> Claim | None:
 
 def _remove(path: Path) -> None:
     try:
-        if not path.name.startswith(GONE):
-            path = path.rename(path.with_name(f"{GONE}{secrets.token_hex(8)}"))
-        remove_tree(path)
-    except (OSError, RecursionError) as error:
-        log.warning("Go store could not be removed", path=str(path), error=str(error))
+        problems = remove_tree(path if path.name.startswith(GONE) else take_away(path))
+    except OSError as error:
+        problems = [(str(path), error.strerror or str(error))]
+    for name, why in problems:
+        log.warning("Go store could not be removed", path=name, error=why)

@@ -17,6 +17,7 @@ from runner.config.load import Loaded, parse
 from runner.config.model import GoConfig, RunnerConfig
 from runner.coordinator.payload import Cache, JobPayload
 from runner.gocache.access import TARGET, GoAccess, access, without_served
+from runner.gocache.disk import GoStores
 from runner.gocache.generation import Generation
 from runner.gocache.measure import Meter
 from runner.gocache.publish import publish
@@ -469,3 +470,41 @@ def test_sizes_are_those_of_the_disk(tmp_path: Path) -> None:
     full = meter.size_bytes(generation)
     built(str(generation.path), "ab02", size=1 << 20)
     assert meter.size_bytes(generation) - full >= 1 << 20, "a directory that has changed is looked at again"
+
+
+# The disk budget
+
+
+async def test_stores_are_a_kind_of_the_disk_budget(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    busy, free = await house.claim("a"), await house.claim("b", PROTECTED)
+    for place in (busy.place, free.place):
+        built(place, "ab01", size=1 << 20)
+    await house.leave("b")
+    kind = GoStores(house.stores)
+    found = {item.name: item for item in await kind.items()}
+    assert found[free.place].size_bytes >= 1 << 20
+    assert found[free.place].last_used_ns == house.now_ns
+    assert (found[busy.place].in_use, found[free.place].in_use) == (True, False)
+    await kind.take_away(list(found.values()))
+    assert (Path(busy.place).exists(), Path(free.place).exists()) == (True, False)
+    assert not (await house.claim("c", PROTECTED)).warm
+    await kind.sweep()
+    left = [path.name for path in Path(free.place).parent.iterdir()]
+    assert left == ["1"], "the new one"
+
+
+async def test_a_deep_tree_without_permissions_goes_too(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    found = await house.claim("a", PROTECTED, mounted=False)
+    at = os.open(Path(found.place) / "mod", os.O_RDONLY)
+    for _ in range(100):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.fchmod(at, 0o500)
+        os.close(at)
+        at = inner
+    os.close(at)
+    await house.leave("a")
+    assert not Path(found.place).exists()
+    assert list(Path(found.place).parent.iterdir()) == []

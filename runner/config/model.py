@@ -125,6 +125,12 @@ class GoConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_size_bytes: int = 20 << 30
 
 
+class GitConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[runners.git]``. ``mirror``: checkouts borrow objects from a mirror that the runner keeps of each repository."""
+
+    mirror: bool = False
+
+
 class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[[runners]]`` entry. ``tables`` holds the sub-tables of executors as they are; ``disabled`` says why the entry
     cannot be used; ``line`` is where it begins; ``token_reference`` names variables that url and token came from."""
@@ -167,6 +173,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     artifact: ArtifactConfig = ArtifactConfig()
     cache: CacheConfig = CacheConfig()
     go: GoConfig = GoConfig()
+    git: GitConfig = GitConfig()
     pyrunner: RunnerSettings = RunnerSettings()
     tables: dict[str, Any] = {}
     line: int = 0

@@ -248,7 +248,9 @@ OPEN_TABLES = frozenset(
         "autoscaler",
     }
 )
+GIT: tuple[Key, ...] = (Key(name="mirror", type=Type.BOOLEAN),)
 SUB_TABLES: Mapping[str, tuple[Key, ...]] = {
+    "git": GIT,
     "custom_build_dir": CUSTOM_BUILD_DIR,
     "cache": CACHE,
     "artifact": ARTIFACT,

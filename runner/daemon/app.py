@@ -36,6 +36,7 @@ from runner.gocache.keeper import Keeper, budgets
 from runner.gocache.stores import Stores
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
+from runner.mirrors.store import Mirrors
 from runner.ops.http import Page, StatusServer, stacks
 from runner.ops.metrics import Metrics, RequestMetrics, RunningJob, Snapshot
 from runner.ops.notify import Notifier, host_is_stopping
@@ -146,6 +147,7 @@ class Daemon:
                         ("reports", self._jobs.report_later),
                         ("rotation", self._rotation.run),
                         ("disk", self._disk.run),
+                        ("mirrors", self._mirrors.run),
                         ("go stores", self._stores.run),
                     )
                 ]
@@ -185,6 +187,8 @@ class Daemon:
         self._disk.on_change = self._jobs_changed
         self._disk.add(GoStores(self._stores))
         self._metrics.registry.register(DiskMetrics(self._disk))
+        self._mirrors = Mirrors(config.pyrunner.state_dir, self._disk.holds)
+        self._disk.add(self._mirrors.kind)
         self._jobs = Jobs(
             store=self._store,
             connections=self._connections,
@@ -195,6 +199,7 @@ class Daemon:
             events=self._metrics,
             disk=self._disk,
             go=Keeper(self._stores),
+            mirrors=self._mirrors,
         )
         health = Health(time.monotonic)
         self._scheduler = Scheduler(

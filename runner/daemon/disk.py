@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from executors.registry import KINDS
@@ -10,7 +11,15 @@ from runner.config.model import Config, RunnerConfig
 from runner.disk.budget import DiskBudget
 from runner.disk.directories import Directories
 from runner.job.directories import builds_root, cache_root
+from runner.job.plan import JobPlan
 from runner.job.record import KEPT, SET_ASIDE
+
+
+def places_of(plan: JobPlan, mirrors: Sequence[str]) -> list[str]:
+    """What must stay while a job runs: its workspace, by its real name as far as only the administrator decides over that,
+    and the mirrors of its repository."""
+    root = builds_root(plan.runner.builds_dir, plan.record.accepted.working_dir)
+    return [os.path.realpath(root) + plan.directories.project.removeprefix(root), *mirrors]
 
 
 def disk_budget(config: Callable[[], Config]) -> DiskBudget:

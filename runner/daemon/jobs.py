@@ -22,6 +22,8 @@ from runner.config.model import Config, RunnerConfig, runner_from_json, runner_t
 from runner.coordinator.payload import JobPayload, decode, salvage
 from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease
+from runner.daemon.disk import places_of
+from runner.daemon.mirrors import mirror_access
 from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
 from runner.disk.budget import DiskBudget
@@ -41,6 +43,8 @@ from runner.job.record import (
     boot_id,
 )
 from runner.job.run import JobRun, RunSettings
+from runner.mirrors.access import NO_MIRROR, MirrorAccess
+from runner.mirrors.store import Mirrors
 from runner.ops.metrics import JobQueue
 from runner.trace.upload import ReportResult
 
@@ -99,6 +103,7 @@ class Jobs:
         events: JobEvents | None = None,
         disk: DiskBudget | None = None,
         go: Keeper | None = None,
+        mirrors: Mirrors | None = None,
         orphan_grace_s: float | None = None,
     ) -> None:
         self._store = store
@@ -110,6 +115,7 @@ class Jobs:
         self._events = events
         self._disk = disk
         self._go = go
+        self._mirrors = mirrors
         self._orphan_grace_s = orphan_grace_s
         self._executors: dict[str, Executor] = {}
         self._opening = asyncio.Lock()
@@ -275,7 +281,8 @@ class Jobs:
     def _places(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig) -> Sequence[str]:
         """Directories that the job of a record works in; none where nobody can say."""
         try:
-            return (make_plan(record, payload, KINDS[runner.executor]).directories.project,)
+            plan = make_plan(record, payload, KINDS[runner.executor])
+            return places_of(plan, self._mirrors.places(plan.sources().remote.clean_url) if self._mirrors is not None else ())
         except Exception as error:
             log.exception("directories of a job are unknown", record=record.directory.name, error=str(error))
             return ()
@@ -357,6 +364,7 @@ class Jobs:
                 keeps_logs=bool(self._config().pyrunner.disk.budget("records")),
             ),
             go=await self._go_access(record, payload, runner, executor),
+            mirror=await self._mirror_access(record, payload, runner, executor),
             on_accepted=on_accepted,
             on_stage=lambda stage, seconds: self._stage_ended(runner, stage, seconds),
         )
@@ -409,7 +417,18 @@ class Jobs:
 
     def _held(self, run: JobRun) -> contextlib.AbstractAsyncContextManager[None]:
         """The time in which nothing that the job works with is trimmed."""
-        return contextlib.nullcontext() if self._disk is None else self._disk.held([run.plan.directories.project])
+        return (
+            contextlib.nullcontext()
+            if self._disk is None
+            else self._disk.held(places_of(run.plan, [run.mirror.place] if run.mirror.place else []))
+        )
+
+    async def _mirror_access(
+        self, record: JobRecord, payload: JobPayload, runner: RunnerConfig, executor: Executor
+    ) -> MirrorAccess:
+        if self._mirrors is None or not runner.git.mirror:
+            return NO_MIRROR
+        return await mirror_access(self._mirrors, make_plan(record, payload, KINDS[runner.executor]), executor)
 
     async def _go_access(self, record: JobRecord, payload: JobPayload, runner: RunnerConfig, executor: Executor) -> GoAccess:
         if self._go is None:

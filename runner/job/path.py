@@ -45,6 +45,7 @@ from runner.job.settings import parse_times
 from runner.job.sources import Sources
 from runner.job.stages import Stage, headline, user_stage
 from runner.job.steps import Step, Steps
+from runner.mirrors.access import Lender
 from runner.scope import Stopped, StopReason, StopScope
 from runner.trace.log import JobLog, StageLog
 
@@ -92,6 +93,7 @@ class JobPath:
         is_detached: Callable[[], bool],
         deadline: float,
         replan: Callable[[PlaceFacts], JobPlan],
+        lender: Lender | None = None,
         on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
         early_failure: ExecutorError | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class JobPath:
         self._steps = steps
         self._scripts = scripts
         self._replan = replan
+        self._lender = lender
         self._use(plan)
         self._job_scope = job_scope
         self._script_scope = script_scope
@@ -121,7 +124,7 @@ class JobPath:
         """Go by this plan from here on."""
         self._plan = plan
         self._sources_plan = plan.sources()
-        self._sources = Sources(self._environment, self._sources_plan)
+        self._sources = Sources(self._environment, self._sources_plan, self._lender)
         self._caches: CacheWork
         self._artifacts: ArtifactWork
         self._scripted = self._render(plan) if plan.kind.is_scripted else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from executors.base import JobSpec, PlaceFacts
+from executors.base import JobSpec, Mount, PlaceFacts
 from executors.docker.names import network_name
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
@@ -119,8 +119,8 @@ class JobPlan:
             sections=features.trace_sections,
         )
 
-    def spec(self, *, orphan_grace_s: float | None = None) -> JobSpec:
-        """What the executor gets."""
+    def spec(self, *, orphan_grace_s: float | None = None, mounts: tuple[Mount, ...] = ()) -> JobSpec:
+        """What the executor gets; ``mounts`` beside those of the job's Go store."""
         accepted = self.record.accepted
         return JobSpec(
             job_id=self.payload.id,
@@ -133,7 +133,7 @@ class JobPlan:
             deadline_unix_s=accepted.accepted_at_ns / 1e9 + self.payload.timeout_s + SUPERVISOR_MARGIN_S,
             orphan_grace_s=orphan_grace_s,
             kill_leftovers=self.runner.pyrunner.kill_leftovers,
-            mounts=self.go.mounts,
+            mounts=(*self.go.mounts, *mounts),
             image=image_spec(self),
             services=service_specs(self) if self.kind.in_containers else (),
             labels=labels(self) if self.kind.in_containers else {},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from executors.base import Environment, Executor, ExecutorError, ScriptedPlace
+from executors.base import Environment, Executor, ExecutorError, JobSpec, ScriptedPlace
 from executors.registry import Kind
 from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
@@ -37,6 +37,7 @@ from runner.job.record import Acknowledged, Decided, JobRecord, PatchSent, Scope
 from runner.job.scripts import ScriptRunner
 from runner.job.secrets import SecretsStage
 from runner.job.steps import Steps
+from runner.mirrors.access import NO_MIRROR, MirrorAccess
 from runner.scope import Stopped, StopReason, StopScope, finish
 from runner.trace.log import JobLog
 from runner.trace.spool import Spool
@@ -76,6 +77,7 @@ class JobRun:
         coordinator: JobCoordinator,
         settings: RunSettings,
         go: GoAccess = NO_ACCESS,
+        mirror: MirrorAccess = NO_MIRROR,
         on_accepted: Callable[[], None] = lambda: None,
         on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -90,8 +92,9 @@ class JobRun:
         self._kind = kind
         self._executor = executor
         self._go = go
+        self.mirror = mirror
         self.plan: JobPlan = make_plan(record, payload, kind, go)
-        self._environment: Environment = executor.environment(self.plan.spec(orphan_grace_s=settings.orphan_grace_s))
+        self._environment: Environment = executor.environment(self._spec())
         self._spool = Spool(record.trace_path, self.plan.runner.output_limit * 1024)
         self._log = JobLog(self._spool, self.plan.trace_settings())
         self._steps = Steps(record, self._log, clock_ns)
@@ -119,6 +122,9 @@ class JobRun:
             on_send=lambda end: record.journal.append(PatchSent(end=end)),
             promised=record.highest_sent,
         )
+
+    def _spec(self) -> JobSpec:
+        return self.plan.spec(orphan_grace_s=self._settings.orphan_grace_s, mounts=self.mirror.mounts)
 
     # What may happen to a running job
 
@@ -320,6 +326,7 @@ class JobRun:
             is_detached=lambda: self.is_detached,
             deadline=deadline,
             replan=lambda place: make_plan(self.record, self.payload, self._kind, self._go, place),
+            lender=self.mirror.lender,
             on_stage=self._stage_ended,
             early_failure=self._early_failure,
         )
@@ -387,7 +394,7 @@ class JobRun:
         await self._secrets.take()
         self.plan = make_plan(self.record, self.payload, self._kind, self._go)
         self._log.mask(self.plan.variables.masks())
-        self._environment = self._executor.environment(self.plan.spec(orphan_grace_s=self._settings.orphan_grace_s))
+        self._environment = self._executor.environment(self._spec())
 
     def _warn_of_settings(self) -> None:
         if self._steps.ended("settings") is not None:

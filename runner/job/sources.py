@@ -11,14 +11,16 @@ from runner.identity import user_agent
 from runner.job.git_config import USER, Remote, external_config, helper_settings, seed_config, template_config
 from runner.job.git_safety import clear_locks, clear_module_locks, disarm, is_whole, make_own_dir, remove_abysses
 from runner.job.git_tool import GitTool
-from runner.job.outcome import system_failure
+from runner.job.outcome import JobFailure, system_failure
 from runner.job.settings import DEFAULT_CLEAN_FLAGS, GitStrategy, JobSettings, SubmoduleStrategy
 from runner.job.submodules import EXCLUDE, Submodules, SubmodulesPlan
+from runner.mirrors.access import ALTERNATES, Lender, is_borrowed
 from runner.trace.log import StageLog
 
 SHORT_SHA = 8
 
 SEED = ".glr.gconf"
+ALTERNATES_LIMIT = 8192
 # ``git clone --revision`` came with it.
 CLONES_REVISIONS = (2, 49)
 
@@ -111,10 +113,11 @@ class SourcesPlan:
 class Sources:
     """Carries out the git work of one job. Failures of git raise with its exit status."""
 
-    def __init__(self, environment: Environment, plan: SourcesPlan) -> None:
+    def __init__(self, environment: Environment, plan: SourcesPlan, lender: Lender | None = None) -> None:
         self._environment = environment
         self._files = environment.files
         self._plan = plan
+        self._lender = lender
 
     def check(self) -> None:
         """Refuse settings that cannot be carried out, before the stage begins."""
@@ -140,8 +143,8 @@ class Sources:
             stage.notice("Skipping Git repository setup", time_ns)
             await make_own_dir(self._files, plan.project_dir)
         else:
-            work = _GitWork(self._environment, plan, stage, time_ns, extra)
-            await work.fetch()
+            work = self._work(stage, time_ns, extra)
+            await work.get()
             if plan.submodules.is_wanted:
                 await work.submodules.update()
                 return
@@ -150,11 +153,14 @@ class Sources:
             stage.notice("Skipping Git checkout", time_ns)
         stage.notice("Skipping Git submodules setup", time_ns)
 
+    def _work(self, stage: StageLog, time_ns: int, extra: Mapping[str, str]) -> _GitWork:
+        return _GitWork(self._environment, self._plan, stage, time_ns, extra, self._lender)
+
     async def clear(self, stage: StageLog, time_ns: int) -> None:
         """Empty the work tree after a failed attempt."""
         stage.notice("Deleting tracked and untracked files...", time_ns)
         if await self._files.exists(self._plan.git_dir):
-            work = _GitWork(self._environment, self._plan, stage, time_ns, {})
+            work = self._work(stage, time_ns, {})
             await work.renew()
             await work.git("rm", "-rf", "--ignore-unmatch", "--quiet", ".")
             await work.git("clean", "-ffdx", "-q")
@@ -186,7 +192,7 @@ class Sources:
             case GitStrategy.CLONE | GitStrategy.EMPTY:
                 await self._files.remove([self._plan.project_dir])
             case GitStrategy.FETCH:
-                work = _GitWork(self._environment, self._plan, stage, time_ns, {})
+                work = self._work(stage, time_ns, {})
                 await work.renew()
                 await work.git("clean", *self._plan.settings.git_clean_flags)
                 await work.git("reset", "--hard")
@@ -200,13 +206,20 @@ class _GitWork:
     """One attempt of the git work."""
 
     def __init__(
-        self, environment: Environment, plan: SourcesPlan, stage: StageLog, time_ns: int, extra: Mapping[str, str]
+        self,
+        environment: Environment,
+        plan: SourcesPlan,
+        stage: StageLog,
+        time_ns: int,
+        extra: Mapping[str, str],
+        lender: Lender | None,
     ) -> None:
         variables = {**plan.environment, **extra}
         if not plan.settings.lfs_skip_smudge:
             variables["GIT_LFS_SKIP_SMUDGE"] = "1"
         self._files = environment.files
         self._plan = plan
+        self._lender = lender
         login: list[tuple[str, str]] = []
         if plan.without_tokens:
             variables["CI_JOB_TOKEN"] = plan.token
@@ -216,12 +229,26 @@ class _GitWork:
         self._notice = self.tool.notice
         self.submodules = Submodules(self.tool, environment.files, plan.submodules)
 
-    async def fetch(self) -> None:
-        """Init, fetch, checkout."""
+    async def get(self) -> None:
+        """Init, fetch, checkout; with objects of a mirror where there is one, and without where that turns out to be broken."""
         plan = self._plan
         if plan.settings.git_strategy is GitStrategy.CLONE:
             await self._files.remove([plan.project_dir])
-        is_fresh = not await self._files.exists(plan.git_dir)
+        lender = self._lender
+        lent = await lender.borrow() if lender is not None else ""
+        try:
+            await self.fetch(lent)
+        except JobFailure:
+            if lender is None or not lent:
+                raise
+            self.tool.warning("Trying again without the mirror of the repository...")
+            await self.fetch("")
+            await lender.discard()
+
+    async def fetch(self, lent: str) -> None:
+        """The same once. ``lent`` is a directory of objects that the repository borrows, empty for none."""
+        plan = self._plan
+        is_fresh = await self._is_fresh(lent)
         if not is_fresh:
             await self.make_safe()
         await self._write_config()
@@ -230,12 +257,13 @@ class _GitWork:
             self._notice(f"Gitaly correlation ID: {plan.correlation_id}")
         if plan.safe_directory:
             await self.git("config", "--global", "--add", "safe.directory", plan.project_dir)
-        if await self._clones():
+        if not lent and await self._clones():
             await self._clone(depth)
             await self._checkout_if_wanted(is_fresh=True)
             return
         self._notice(f"Fetching changes with git depth set to {depth}..." if depth > 0 else "Fetching changes...")
         await self._init()
+        await self._borrow(lent)
         if is_fresh or (plan.says_fresh and plan.clean_config):
             self._notice("Created fresh repository.")
         elif not plan.clean_config:
@@ -243,6 +271,27 @@ class _GitWork:
             await self.git("config", "include.path", plan.external)
         await self._fetch(depth, is_fresh=is_fresh)
         await self._checkout_if_wanted(is_fresh=is_fresh)
+
+    async def _is_fresh(self, lent: str) -> bool:
+        """Whether there is no repository. One that has borrowed from another mirror than this is not whole, and goes, with the
+        work tree that nobody could clean then."""
+        git_dir = self._plan.git_dir
+        if not await self._files.exists(git_dir):
+            return True
+        before = await self._files.read(f"{git_dir}/{ALTERNATES}", limit=ALTERNATES_LIMIT)
+        if before is None or before == f"{lent}\n".encode() or not is_borrowed(before):
+            return False
+        await self._files.remove([self._plan.project_dir])
+        return True
+
+    async def _borrow(self, lent: str) -> None:
+        """Let the repository read what it lacks from a mirror, and from nowhere else: what a job wrote there is gone."""
+        if lent:
+            self._notice("Borrowing objects from the mirror of this repository...")
+            await self._write_alternates(lent)
+
+    async def _write_alternates(self, lent: str) -> None:
+        await self._files.write(f"{self._plan.git_dir}/{ALTERNATES}", f"{lent}\n".encode(), mode=0o644)
 
     async def _clones(self) -> bool:
         """Whether the sources come by ``git clone``: it needs a git that can clone any revision."""
@@ -295,9 +344,13 @@ class _GitWork:
 
     async def renew(self) -> None:
         """Make the repository safe and its configuration anew, for work outside of :meth:`fetch`."""
+        before = await self._files.read(f"{self._plan.git_dir}/{ALTERNATES}", limit=ALTERNATES_LIMIT)
         await self.make_safe()
         await self._write_template(self._plan.remote)
         await self._init("--quiet")
+        lent = self._lender.lent() if self._lender is not None else ""
+        if lent and before == f"{lent}\n".encode():
+            await self._write_alternates(lent)
 
     async def _write_config(self) -> None:
         plan = self._plan

@@ -16,6 +16,7 @@ NEVER = {
     "runner.trace": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.archive": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.secrets": ("runner.job", "runner.daemon", "runner.cli", "runner.config"),
+    "runner.mirrors": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.disk": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.gocache": ("runner.job", "runner.daemon", "runner.cli"),
     "runner.ops": ("runner.cli",),

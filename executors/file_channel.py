@@ -54,8 +54,7 @@ def read_batch(sock: socket.socket, directories: OpenDirectories, paths: bytes) 
     for number, path in enumerate(paths.split(b"\0")):
         try:
             parent_fd, name = directories.parent(os.fsdecode(path))
-            fd = open_regular_at(parent_fd, name)
-            size = os.fstat(fd).st_size
+            fd, size = open_regular_at(parent_fd, name)
             if size > SMALL_BYTES:
                 if parts:
                     sock.sendall(b"".join(parts))
@@ -103,14 +102,15 @@ def write_batch(sock: socket.socket, directories: OpenDirectories, message: memo
                 adorn(directories, path, mode, mtime_ns, uid, gid)
             else:
                 parent_fd, name = directories.parent(path, create=True)
-                directories.forget(path)
-                clear_way(parent_fd, name)
+                try:
+                    fd = make(parent_fd, name, content if kind == LINK else None)
+                except FileExistsError:
+                    directories.forget(path)
+                    clear_way(parent_fd, name)
+                    fd = make(parent_fd, name, content if kind == LINK else None)
                 if kind == LINK:
-                    os.symlink(os.fsdecode(bytes(content)), name, dir_fd=parent_fd)
                     own(parent_fd, name, uid, gid)
                     os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
-                else:
-                    fd = new_file(parent_fd, name)
             if kind == FILE:
                 write_all(fd, content)
                 dress(fd, mode, mtime_ns, uid, gid)
@@ -129,8 +129,11 @@ def write_batch(sock: socket.socket, directories: OpenDirectories, message: memo
         sock.sendall(answer)
 
 
-def new_file(parent_fd: int, name: str) -> int:
-    """A descriptor of a new file that nobody else may read yet."""
+def make(parent_fd: int, name: str, target: memoryview | None) -> int:
+    """A descriptor of a new file that nobody else may read yet, or -1 and a link to ``target``."""
+    if target is not None:
+        os.symlink(os.fsdecode(bytes(target)), name, dir_fd=parent_fd)
+        return -1
     return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent_fd)
 
 
@@ -151,19 +154,19 @@ def adorn(directories: OpenDirectories, path: str, mode: int, mtime_ns: int, uid
 
 
 def dress(fd: int, mode: int, mtime_ns: int, uid: int, gid: int) -> None:
-    """Owner, time and mode of an open file."""
-    if uid >= 0:
+    """Owner (only root may give files away), time and mode of an open file."""
+    if uid >= 0 and os.geteuid() == 0:
         try:
             os.fchown(fd, uid, gid)
         except OSError:
-            pass  # only root may give files away
+            pass  # not every file system has owners
     os.utime(fd, ns=(mtime_ns, mtime_ns))
     os.fchmod(fd, mode)
 
 
 def own(parent_fd: int, name: str, uid: int, gid: int) -> None:
     """The owner of a link."""
-    if uid >= 0:
+    if uid >= 0 and os.geteuid() == 0:
         try:
             os.chown(name, uid, gid, dir_fd=parent_fd, follow_symlinks=False)
         except OSError:

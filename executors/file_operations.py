@@ -280,7 +280,8 @@ def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[An
         kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
         kind = "link" if stat.S_ISLNK(about.st_mode) else kind
         target = read_link(fd, entry) if kind == "link" else ""
-        found.append([prefix + entry, kind, stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns, target])
+        numbers = (stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns)
+        found.append([prefix + entry, kind, *numbers, target, about.st_uid, about.st_gid])
         if kind == "dir" and (max_depth is None or depth < max_depth):
             if depth == MAX_DEPTH:
                 raise OSError(errno.ELOOP, f"more than {MAX_DEPTH} directories inside of each other", f"{prefix[:200]}...")
@@ -317,15 +318,16 @@ def open_regular(roots: list[str], path: str) -> int:
     """A descriptor of a regular file for reading, no link followed; something else is EINVAL."""
     parent_fd, name = open_parent(roots, path)
     try:
-        return open_regular_at(parent_fd, name)
+        return open_regular_at(parent_fd, name)[0]
     finally:
         os.close(parent_fd)
 
 
-def open_regular_at(parent_fd: int, name: str) -> int:
-    """The same for a name in an open directory."""
+def open_regular_at(parent_fd: int, name: str) -> tuple[int, int]:
+    """The same for a name in an open directory, and its size."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent_fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", name)
-    return fd
+    return fd, about.st_size

@@ -73,8 +73,8 @@ class HostWorkspace:
         """See :class:`executors.base.Workspace`."""
         (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
         return [
-            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target)
-            for path, kind, mode, size, mtime_ns, target in result
+            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target, owner=(uid, gid))
+            for path, kind, mode, size, mtime_ns, target, uid, gid in result
         ]
 
     async def exists(self, path: str) -> bool:

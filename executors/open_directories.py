@@ -10,6 +10,7 @@ from executors.file_operations import make_dir, open_dir
 
 # A deeper directory is walked to anew each time: descriptors are limited.
 DEPTH_MAX = 200
+NO_NAMES = frozenset(("", ".", ".."))
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -32,19 +33,19 @@ class OpenDirectories:
 
         Missing directories are made with ``create``. The root itself is called ``.``.
         """
-        self.open_root(create=create)
+        if self.root_fd < 0:
+            self.open_root(create=create)
         if path == ".":
             return self.root_fd, path
         *parts, name = path.split("/")
-        for part in (*parts, name):
-            if part in ("", ".", ".."):
-                raise OSError(errno.EPERM, "outside of the job's directories", path)
+        if name in NO_NAMES or (parts != self.parts and not NO_NAMES.isdisjoint(parts)):
+            raise OSError(errno.EPERM, "outside of the job's directories", path)
         return self.open(parts, create=create), name
 
     def make(self, path: str) -> None:
         """A directory; one that is there already will do."""
-        self.open_root(create=True)
         if path == ".":
+            self.open_root(create=True)
             return
         parent_fd, name = self.parent(path, create=True)
         try:

@@ -45,6 +45,7 @@ async def _add(
             size=entry.size,
             mtime_ns=entry.mtime_ns,
             target=entry.target,
+            owner=entry.owner,
         )
 
 

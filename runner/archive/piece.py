@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from typing import Protocol
 
@@ -49,8 +50,14 @@ def deflater(level: Level) -> PieceCompressor:
 def zstandard_framer(level: Level) -> PieceCompressor:
     """Every piece becomes a frame of its own, which decoders take one after the other."""
 
+    # One for each thread: making one takes longer than compressing a small file.
+    own = threading.local()
+
     def frame(piece: bytes, *, is_last: bool) -> Parts:
-        return [zstandard.ZstdCompressor(level=ZSTANDARD[level]).compress(piece)]
+        if not hasattr(own, "compressor"):
+            own.compressor = zstandard.ZstdCompressor(level=ZSTANDARD[level])
+        packed: bytes = own.compressor.compress(piece)
+        return [packed]
 
     return _remembering_holes(frame)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Iterator
 
 import zstandard
@@ -10,8 +9,7 @@ import zstandard
 from executors.base import Entry
 from runner.archive.formats import Level
 from runner.archive.piece import ZSTANDARD
-
-KINDS = {"dir": tarfile.DIRTYPE, "file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}
+from runner.archive.tar_header import BLOCK, make_header
 
 
 class TarWriter:
@@ -24,35 +22,24 @@ class TarWriter:
 
     def small(self, member: Entry) -> None:
         """A directory or a link."""
-        self._write(_header(member, 0))
+        self._write(make_header(member, 0))
 
     def file(self, member: Entry, size: int, content: Iterator[bytes]) -> bool:
         """A file of ``size`` bytes; False where its content was shorter, and zeros stand in."""
-        self._write(_header(member, size))
+        self._write(make_header(member, size))
         left = size
         for piece in content:
             self._write(piece)
             left -= len(piece)
-        self._write(bytes(left + -size % tarfile.BLOCKSIZE))
+        self._write(bytes(left + -size % BLOCK))
         return left == 0
 
     def finish(self) -> None:
         """The end of the file."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(2 * BLOCK))
         self._write_out(self._compressor.flush())
 
     def _write(self, data: bytes) -> None:
         packed = self._compressor.compress(data)
         if packed:
             self._write_out(packed)
-
-
-def _header(member: Entry, size: int) -> bytes:
-    path = "./" if member.path == "." else member.path
-    about = tarfile.TarInfo(path)
-    about.type = KINDS[member.kind]
-    about.mode = 0o777 if member.kind == "link" else member.mode
-    about.size = size
-    about.mtime = max(member.mtime_ns // 1_000_000_000, 0)
-    about.linkname = member.target
-    return about.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

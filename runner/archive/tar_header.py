@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from executors.base import Entry
 
 BLOCK = 512
+# What eleven, and seven, octal digits can say.
+OCTAL_MAX, OWNER_MAX = 8**11 - 1, 8**7 - 1
 # What a long name or a header of POSIX may be long.
 EXTENSION_MAX = 1024 * 1024
 REGULAR = frozenset((b"0", b"\0", b"7"))
@@ -141,3 +143,46 @@ def _seconds(value: bytes) -> int:
 
 def _owner(uid: int, gid: int) -> tuple[int, int] | None:
     return (uid, gid) if min(uid, gid) >= 0 and max(uid, gid) <= 0x7FFFFFFF else None
+
+
+def make_header(member: Entry, size: int) -> bytes:
+    """The blocks that stand before a member; what does not fit into one is in an extended header before it."""
+    path = b"./" if member.path == "." else member.path.encode(errors="surrogateescape")
+    if member.kind == "dir" and path != b"./":
+        path += b"/"
+    target = member.target.encode(errors="surrogateescape") if member.kind == "link" else b""
+    uid, gid = member.owner or (0, 0)
+    extensions = []
+    if len(path) > 100:
+        extensions.append(_record(b"path", path))
+    if len(target) > 100:
+        extensions.append(_record(b"linkpath", target))
+    if size > OCTAL_MAX:
+        extensions.append(_record(b"size", b"%d" % size))
+    extensions += [_record(key, b"%d" % number) for key, number in ((b"uid", uid), (b"gid", gid)) if number > OWNER_MAX]
+    kind = {"dir": DIR, "link": LINK}.get(member.kind, b"0")
+    mode = 0o777 if member.kind == "link" else member.mode
+    seconds = min(max(member.mtime_ns // 10**9, 0), OCTAL_MAX)
+    block = _block(path[:100], mode, (uid, gid), size, seconds, kind, target[:100])
+    if not extensions:
+        return block
+    content = b"".join(extensions)
+    head = _block(b"././@PaxHeader", 0o644, (0, 0), len(content), seconds, PAX, b"")
+    return head + content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0") + block
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """A record of an extended header, which begins with its own length."""
+    length = len(key) + len(value) + 3
+    size = length + len(b"%d" % (length + len(b"%d" % length)))
+    return b"%d %s=%s\n" % (size, key, value)
+
+
+def _block(name: bytes, mode: int, owner: tuple[int, int], size: int, seconds: int, kind: bytes, target: bytes) -> bytes:
+    uid, gid = (number if number <= OWNER_MAX else 0 for number in owner)
+    size = size if size <= OCTAL_MAX else 0
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode & 0o7777, uid, gid, size, seconds)
+    before = name.ljust(100, b"\0") + numbers
+    behind = b"%s%sustar\00000%s" % (kind, target.ljust(100, b"\0"), bytes(247))
+    checksum = sum(before) + sum(behind) + 8 * 0x20
+    return b"%s%06o\0 %s" % (before, checksum, behind)

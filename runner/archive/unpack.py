@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import posixpath
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -94,22 +94,31 @@ class Unpacker:
             target = self._source.target(member)
             if "\0" in target or len(target) > PATH_MAX:
                 raise ArchiveError(f"{shown(member.name)} cannot be extracted: no link can have this target")
-            self._writer.add_link(replace(self._entry(member), target=target))
+            self._writer.add_link(self._entry(member, target))
         self._writer.finish()
         return Unpacked(entries=entries, size_bytes=size)
 
-    def _entry(self, member: Member) -> Entry:
-        mtime_ns = min(max(member.about.mtime_ns, 0), LATEST_NS)
-        return replace(member.about, path=self._place(member.name), mtime_ns=mtime_ns)
+    def _entry(self, member: Member, target: str = "") -> Entry:
+        about = member.about
+        return Entry(
+            path=self._place(member.name),
+            kind=about.kind,
+            mode=about.mode,
+            size=about.size,
+            mtime_ns=min(max(about.mtime_ns, 0), LATEST_NS),
+            target=target,
+            owner=about.owner,
+        )
 
     def _place(self, name: str) -> str:
         """Where an entry goes, relative to the target. Absolute names are taken below it."""
-        path = posixpath.normpath(f"{self._root}/{name}")
-        if path != self._root and not path.startswith(f"{self._root}/"):
-            raise ArchiveError(f"{shown(path)} cannot be extracted outside of chroot ({self._root})")
+        path = posixpath.normpath(name.lstrip("/"))
+        if path == ".." or path.startswith("../"):
+            outside = posixpath.normpath(f"{self._root}/{path}")
+            raise ArchiveError(f"{shown(outside)} cannot be extracted outside of chroot ({self._root})")
         if "\0" in name or len(path) > PATH_MAX:
             raise ArchiveError(f"{shown(name[:100])} cannot be extracted: no file can have this name")
-        return posixpath.relpath(path, self._root)
+        return path
 
 
 def _explain(error: EntryRefused) -> str:

@@ -16,6 +16,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,12 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from executors.base import EntryRefused
+from executors.base import Entry, EntryRefused
 from executors.file_channel import serve_channel
 from executors.file_feed import Channel, FeedWriter
 from runner.archive.formats import Format
 from runner.archive.members import Limits
-from runner.archive.tar_header import BadHeader, parse_extension, parse_header
+from runner.archive.tar_header import BadHeader, make_header, parse_extension, parse_header
 from runner.archive.unpack import Unpacker, open_archive
 from runner.errors import ArchiveError
 from tests.fuzz.mutation import mutated
@@ -247,6 +248,39 @@ def test_records_of_posix_are_read_back(records: dict[str, str]) -> None:
     raw = tarfile.TarInfo._create_pax_generic_header(records, tarfile.XHDTYPE, "utf-8")  # type: ignore[attr-defined]
     size = int(raw[124:135], 8)
     assert parse_extension(b"x", raw[512 : 512 + size]) == {key.encode(): value.encode() for key, value in records.items()}
+
+
+ENTRIES = st.builds(
+    Entry,
+    path=st.text(min_size=1, max_size=300).filter(lambda text: "\0" not in text and not text.endswith("/") and text != "."),
+    kind=st.sampled_from(["file", "dir", "link"]),
+    mode=st.integers(0, 0o777),
+    size=st.just(0),
+    mtime_ns=st.integers(-(10**9), 2**33 * 10**9),
+    target=st.text(min_size=1, max_size=300).filter(lambda text: "\0" not in text),
+    owner=st.none() | st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
+)
+
+
+@given(ENTRIES, st.integers(0, 2**62))
+def test_headers_are_read_back_and_the_standard_library_agrees(entry: Entry, size: int) -> None:
+    size = size if entry.kind == "file" else 0
+    entry = replace(
+        entry, path=entry.path.encode("utf-8", "replace").decode(), target=entry.target.encode("utf-8", "replace").decode()
+    )
+    raw = make_header(entry, size)
+    with tarfile.open(fileobj=io.BytesIO(raw + bytes(1024)), encoding="utf-8") as archive:
+        about = archive.next()
+    assert about is not None
+    assert about.name == entry.path
+    assert (about.mode, about.size) == (0o777 if entry.kind == "link" else entry.mode, size)
+    assert (about.uid, about.gid) == (entry.owner or (0, 0))
+    assert about.mtime == min(max(entry.mtime_ns // 10**9, 0), 8**11 - 1)
+    assert about.linkname == (entry.target if entry.kind == "link" else "")
+    extensions = parse_extension(b"x", raw[512 : 512 + int(raw[124:135], 8)]) if raw[156:157] == b"x" else {}
+    header = parse_header(raw[-512:], extensions)
+    assert header.name.decode() == entry.path + ("/" if entry.kind == "dir" else "")
+    assert (header.size, header.owner) == (size, entry.owner or (0, 0))
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "..", ".", "", "out", "A", "ü", "c"]), min_size=1, max_size=5).map("/".join)

@@ -44,7 +44,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def to_entries(found: list[Any]) -> list[Entry]:
     names = ("path", "kind", "mode", "size", "mtime_ns", "target")
-    return [Entry(**dict(zip(names, values, strict=True))) for values in found]
+    return [Entry(**dict(zip(names, values, strict=False))) for values in found]
 
 
 def listing(project: Path) -> list[Entry]:

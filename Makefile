@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 6
 
-.PHONY: demo test check unit fuzz contract docker e2e lint format types clean
+.PHONY: demo test check unit fuzz large contract docker e2e lint format types clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
-test: lint types unit fuzz contract docker e2e
+test: lint types unit fuzz large contract docker e2e
 
 check: lint types unit contract
 
@@ -38,6 +38,10 @@ unit: $(STAMP)
 # FUZZ=100 tries a hundred times as many examples.
 fuzz: $(STAMP)
 	$(BIN)/pytest -n 2 tests/fuzz
+
+# Files of many gigabytes, and very many of them.
+large: $(STAMP)
+	$(BIN)/pytest -n 2 tests/large
 
 contract: $(STAMP)
 	$(BIN)/pytest -n $(WORKERS) tests/contract

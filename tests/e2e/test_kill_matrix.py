@@ -24,6 +24,7 @@ from tests.fakes import git_server
 from tests.fakes.bucket import bucket
 from tests.fakes.coordinator import FakeCoordinator, Job, Recorded, job_payload
 from tests.fakes.daemon import Daemon
+from tests.fakes.job import Artifact
 from tests.waiting import processes_below, until
 
 Make = Callable[..., Daemon]
@@ -46,13 +47,14 @@ STAGES = (
     "prepare_script",
     "get_sources 1",
     "restore_cache 1",
+    "download_artifacts 1",
     "step_script 0",
     "after_script",
     "archive_cache_on_failure",
     "upload_artifacts_on_failure",
     "cleanup_file_variables",
 )
-STEPS = ("header", *STAGES[:4], "announce", *STAGES[4:])
+STEPS = ("header", *STAGES[:5], "announce", *STAGES[5:])
 FACTS = (
     "acknowledged",
     *itertools.chain.from_iterable((f"step_started {step}", f"step_ended {step}") for step in STEPS),
@@ -74,9 +76,10 @@ TORN = [fact for fact in FACTS if not fact.startswith("note")]
 CALLS = {
     "cache down": ("GET", "/bkt/runner/lab/project/9/in", ""),
     "cache up": ("PUT", "/bkt/runner/lab/project/9/k", ""),
+    "artifacts down": ("GET", "/jobs/9/artifacts", ""),
     "acceptance": ("PUT", "", '"running"'),
     "first patch": ("PATCH", "/trace", "Running with"),
-    "artifacts": ("POST", "/artifacts", ""),
+    "artifacts up": ("POST", "/artifacts", ""),
     "last patch": ("PATCH", "/trace", "Job failed"),
     "final update": ("PUT", "", '"failed"'),
 }
@@ -84,9 +87,16 @@ MARKS = ("begun", "between", "ending", "after")
 SCRIPT = [
     "mark begun; sleep 0.1; echo one",
     "printf 'two '; mark between; sleep 0.1; echo secret-word three",
-    "cat in/file; mkdir -p out; echo result > out/file; echo run >> ../runs; mark ending; sleep 0.1",
+    "cat in/file built/file; mkdir -p out; echo result > out/file; echo run >> ../runs; mark ending; sleep 0.1",
     "exit 7",
 ]
+
+
+def archive_of(name: str, content: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, content)
+    return out.getvalue()
 
 
 class Case:
@@ -107,16 +117,17 @@ class Case:
                 {"key": "in", "paths": ["in/"], "policy": "pull", "when": "always"},
                 {"key": "k", "paths": ["out/"], "policy": "push", "when": "always"},
             ],
+            dependencies=[{"id": 9, "token": "glcbt-job-9", "name": "build", "artifacts_file": {"filename": "artifacts.zip"}}],
             artifacts=[{"paths": ["out/"], "when": "always", "artifact_type": "archive", "artifact_format": "zip"}],
         )
         found["variables"].append({"key": "S", "value": "secret-word", "masked": True})
         found["git_info"] |= fake.git_info(commit)
         self.payload = found
-        seed = io.BytesIO()
-        with zipfile.ZipFile(seed, "w") as archive:
-            archive.writestr("in/file", "restored\n")
         fake.bucket.objects = {}
-        fake.bucket.put("runner/lab/project/9/in", seed.getvalue(), {})
+        fake.bucket.put("runner/lab/project/9/in", archive_of("in/file", "restored\n"), {})
+        content = archive_of("built/file", "built\n")
+        earlier = Artifact(form={"artifact_type": "archive"}, file_name="artifacts.zip", content=content)
+        fake.jobs[9] = Job(payload=job_payload(9, []), state="success", artifacts=[earlier])
 
     def start(self, kill_at: str = "") -> None:
         """Start a daemon; one that is to die at a fact is started by ``killer.py``."""
@@ -242,7 +253,7 @@ def at_call(fake: FakeCoordinator, name: str, moment: str, act: Callable[[], Non
     def watch(request: Recorded) -> None:
         fits = (
             request.method == method
-            and request.path.endswith(ending if "/bkt/" in ending else f"/jobs/1{ending}")
+            and request.path.endswith(ending if ending.count("/") > 1 else f"/jobs/1{ending}")
             and inside in str(request.body).replace("'", '"')
         )
         if fits and not done:

@@ -54,7 +54,7 @@ STAGES = (
     "upload_artifacts_on_failure",
     "cleanup_file_variables",
 )
-STEPS = ("header", *STAGES[:5], "announce", *STAGES[5:])
+STEPS = ("header", "settings", *STAGES[:5], "announce", *STAGES[5:])
 FACTS = (
     "acknowledged",
     *itertools.chain.from_iterable((f"step_started {step}", f"step_ended {step}") for step in STEPS),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from executors.base import Entry, FileContent, FilesReader, Workspace
+from executors.base import PIECE_BYTES, Entry, FileContent, FilesReader, Workspace
 from runner.archive.formats import Format, Level, as_comment, as_frame
 from runner.archive.piece import Parts, deflater, zstandard_framer
 from runner.archive.tar import TarWriter
@@ -179,12 +179,20 @@ class _Packer:
                 file = self._open(member)
                 if file is None:
                     continue
-                if file.size == 0:
-                    writer.small(member)
+                if file.size <= PIECE_BYTES:
+                    self._small(writer, member, b"".join(file.pieces()), method)
                     continue
                 writer.begin(member, file.size, method)
                 writer.end(*self._pieces(pool, file))
         writer.finish(as_comment(self._mark) if self._mark else b"")
+
+    def _small(self, writer: ZipWriter, member: Entry, content: bytes, method: int) -> None:
+        """A file that is not worth a hand-over; stored where compressing makes it no smaller."""
+        packed = self._compress(content, is_last=True) if content else []
+        if sum(map(len, packed)) < len(content):
+            writer.small(member, content, packed, method)
+        else:
+            writer.small(member, content)
 
     def _open(self, member: Entry) -> FileContent | None:
         """The next file; None where it cannot be read: what was deleted meanwhile is missed by nobody."""

@@ -15,9 +15,8 @@ from runner.archive.formats import Level
 
 RAW = -zlib.MAX_WBITS
 # ISA-L knows only fast levels: what shall be smaller is left to zlib.
-# Its level 0 is no faster than 1 and makes much larger.
-ISAL = {Level.FASTEST: 1, Level.FAST: 1, Level.DEFAULT: 2}
-ZLIB = {Level.SLOW: 6, Level.SLOWEST: 9}
+ISAL = {Level.FAST: 1, Level.DEFAULT: 2}
+ZLIB = {Level.SLOW: 7, Level.SLOWEST: 9}
 ZSTANDARD = {Level.FASTEST: 1, Level.FAST: 1, Level.DEFAULT: 3, Level.SLOW: 7, Level.SLOWEST: 11}
 
 # A sample of a piece tells whether to try: what is compressed already would cost most and gain nothing.
@@ -43,7 +42,7 @@ class _Compressor(Protocol):
 
 
 def deflater(level: Level) -> PieceCompressor:
-    """How pieces are compressed at a level."""
+    """How pieces are compressed at a level; at the fastest they are not."""
     return _remembering_holes(_deflater(level))
 
 
@@ -85,7 +84,7 @@ def _deflater(level: Level) -> PieceCompressor:
         return zlib.compressobj(ZLIB[level], zlib.DEFLATED, RAW)
 
     def deflate(piece: bytes, *, is_last: bool) -> Parts:
-        if len(piece) >= SAMPLED_BYTES and not _is_worth_it(piece):
+        if level is Level.FASTEST or (len(piece) >= SAMPLED_BYTES and not _is_worth_it(piece)):
             return _stored(piece, is_last=is_last)
         compressor = make()
         parts: Parts = [compressor.compress(piece), compressor.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)]

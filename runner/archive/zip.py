@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from isal import isal_zlib
 
 from executors.base import Entry
 
@@ -47,18 +48,24 @@ class _Written:
 class ZipWriter:
     """Writes through ``write``, which takes bytes; the order of calls is that of the file."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
         self._write_out = write
         self._offset = 0
         self._entries: list[_Written] = []
 
-    def small(self, member: Entry) -> None:
-        """A directory, an empty file, or a link with its target as content."""
-        content = member.target.encode(errors="surrogateescape") if member.kind == "link" else b""
-        entry = self._entry(member, STORED, 0)
-        entry.crc, entry.size, entry.packed = zlib.crc32(content), len(content), len(content)
+    def small(self, member: Entry, content: bytes = b"", packed: Sequence[bytes | memoryview] = (), method: int = STORED) -> None:
+        """What is in memory as a whole: a directory, a link, a file with its ``content`` and, unless ``method`` is
+        :data:`STORED`, what it became."""
+        if member.kind == "link":
+            content = member.target.encode(errors="surrogateescape")
+        if method == STORED:
+            packed = (content,) if content else ()
+        entry = self._entry(member, method, 0)
+        entry.crc, entry.size, entry.packed = isal_zlib.crc32(content), len(content), sum(map(len, packed))
         self._local(entry)
-        self._write(content)
+        self._offset += entry.packed
+        for part in packed:
+            self._write_out(part)
 
     def begin(self, member: Entry, size: int, method: int) -> None:
         """A file of at most ``size`` bytes, whose compressed content the caller writes next."""

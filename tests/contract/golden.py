@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ _COUNT = re.compile(r": (found|excluded) \d+ (matching|files)")
 _METER = re.compile(r"\r(Uploading|Downloading) artifacts [\d.]+ \w+ \([\d.]+ \w+/s\) +\n?")
 
 
+_BEGAN = re.compile(r"section_start:(\d+):")
+
+
 def normalised(log: str, places: dict[str, str]) -> list[str]:
     """Lines of a log without what varies from run to run. ``places``: placeholder -> this run's text."""
     log = _METER.sub("", _HELPER_START.sub("", log))
@@ -92,8 +96,11 @@ def normalised(log: str, places: dict[str, str]) -> list[str]:
     for text, name in PRODUCT.items():
         log = log.replace(text, name)
     log = log.replace(socket.gethostname(), "{HOSTNAME}")
+    began = _BEGAN.search(log)
     for pattern, replacement in _RULES:
         log = pattern.sub(replacement, log)
+    if began is not None:
+        log = log.replace(f"{datetime.fromtimestamp(int(began[1]), UTC):%Y-%m-%d}", "TODAY")
     return [_COUNT.sub(r": \1 N \2", _HELPER.sub("\x1b[0;m", line)) for line in log.split("\n")]
 
 

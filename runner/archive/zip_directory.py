@@ -73,10 +73,10 @@ def _end(fd: int, size: int) -> _End:
         raise ArchiveError(INVALID)
     _, disk, start_disk, _, count, directory_size, start, _ = END.unpack_from(tail, at)
     place = tail_start + at
-    if LIMIT in (directory_size, start) or count == 0xFFFF:
-        wide = _end64(fd, place)
-        if wide is not None:
-            place, disk, start_disk, count, directory_size, start = wide
+    # Some write wide numbers although the others would do.
+    wide = _end64(fd, place)
+    if wide is not None:
+        place, disk, start_disk, count, directory_size, start = wide
     shift = place - directory_size - start
     if disk or start_disk or shift < 0:
         raise ArchiveError(INVALID)
@@ -94,7 +94,7 @@ def _end64(fd: int, end: int) -> tuple[int, int, int, int, int, int] | None:
         if len(record) == END64.size and record.startswith(b"PK\6\6"):
             *_, disk, start_disk, _, count, size, start = END64.unpack(record)
             return place, disk, start_disk, count, size, start
-    raise ArchiveError(INVALID)
+    return None
 
 
 def _entries(fd: int, end: _End) -> Iterator[ZipEntry]:

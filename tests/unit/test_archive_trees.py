@@ -74,6 +74,45 @@ async def test_owners_come_back_for_root(place: ShellEnvironment, tmp_path: Path
     assert (other / "d" / "f").stat().st_uid == 4321, "other programs read them, too"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "zip -qry {target}.zip . && mv {target}.zip {target}",
+        "zip -qr -y - . > {target}",
+        "zip -q0ry {target}.zip . && mv {target}.zip {target}",
+        "bsdtar --format zip -cf - . > {target}",
+        "bsdtar --format zip --options zip:zip64 -cf {target} .",
+        "tar --format gnu --zstd -cf {target} .",
+        "tar --format posix --zstd -cf {target} .",
+        "tar --format v7 -cf - . | zstd -q -19 > {target}",
+        "bsdtar --format pax --zstd -cf {target} .",
+    ],
+)
+async def test_what_other_programs_write_is_read(place: ShellEnvironment, tmp_path: Path, command: str) -> None:
+    root, out = tmp_path / "in", tmp_path / "p"
+    (root / "d" / "empty").mkdir(parents=True)
+    (root / "d" / "run").write_text("#!/bin/sh\n")
+    (root / "d" / "run").chmod(0o750)
+    (root / "ü").write_text("u")
+    (root / "nothing").touch()
+    (root / "link").symlink_to("d/run")
+    (root / "big").write_bytes(os.urandom(300_000) + bytes(2_000_000))
+    os.utime(root / "big", (1_577_934_246, 1_577_934_246))
+    target = tmp_path / "archive"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(["sh", "-ec", command.format(target=target)], cwd=root, check=True, env=environment)
+    await extract(place, target, out)
+    for path in root.rglob("*"):
+        found = out / path.relative_to(root)
+        if path.is_symlink():
+            assert found.readlink() == path.readlink()
+            continue
+        assert oct(found.stat().st_mode) == oct(path.stat().st_mode), path
+        if path.is_file():
+            assert found.read_bytes() == path.read_bytes()
+    assert int((out / "big").stat().st_mtime) == 1_577_934_246
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_names_that_are_no_utf_8_come_back(place: ShellEnvironment, tmp_path: Path, kind: Format) -> None:
     root = tmp_path / "p"

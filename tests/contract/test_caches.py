@@ -328,6 +328,23 @@ async def test_an_archive_that_breaks_off_is_fetched_again(fake: FakeCoordinator
     assert second.log.count("Retrying...") == 1
 
 
+@pytest.mark.parametrize(("fault", "details"), [("short", {"bytes": 100_000}), ("reset", {}), ("status", {"status": 503})])
+async def test_a_part_that_breaks_off_is_fetched_again(
+    fault: str, details: dict[str, Any], fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    settings = {"FF_USE_PARALLEL_CACHE_TRANSFER": "true", "CACHE_CHUNK_SIZE": "5242880", "CACHE_CONCURRENCY": "3"}
+    daemon = make_daemon(extra=addressed(fake))
+    daemon.start()
+    first = await run(fake, 1, ["mkdir c; head -c 12000000 /dev/urandom > c/f; sha256sum c/f"], cache())
+    lose(daemon)
+    fake.faults.add("GET /bkt", fault, 1, skip=2, **details)
+    second = await run(fake, 2, ["sha256sum c/f"], cache(), variables=settings)
+    digest = re.search(r"^[0-9a-f]{64}  c/f$", first.log, re.M)
+    assert digest is not None
+    assert digest[0] in second.log
+    assert second.log.count("Retrying...") == 1
+
+
 async def test_a_bucket_that_does_not_answer_costs_a_bounded_time(
     fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
 ) -> None:

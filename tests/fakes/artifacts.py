@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from email.utils import formatdate
 from urllib.parse import quote
@@ -129,4 +130,10 @@ class Bucket:
         if request.method == "DELETE":
             del self.objects[key]
             return web.Response(status=204)
-        return web.Response(body=self.objects[key], headers=self._headers[key])
+        content, headers = self.objects[key], self._headers[key]
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        if asked is None:
+            return web.Response(body=content, headers=headers)
+        first, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+        headers = {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        return web.Response(status=206, body=content[first : last + 1], headers=headers)

@@ -55,10 +55,12 @@ class Probe:
         if self._pending is None or self._pending.done():
             self._pending = asyncio.get_running_loop().create_future()
             threading.Thread(target=self._run, args=(self._pending, list(paths)), name="disk-space", daemon=True).start()
-        done, _ = await asyncio.wait((self._pending,), timeout=0 if is_late and self._gave_up else PATIENCE_S)
+        # Whoever looks meanwhile, and finds this one done, puts another in its place.
+        pending = self._pending
+        done, _ = await asyncio.wait((pending,), timeout=0 if is_late and self._gave_up else PATIENCE_S)
         self._gave_up = not done
         if done:
-            self._last = self._pending.result()
+            self._last = pending.result()
         return self._last
 
     def _run(self, future: asyncio.Future[list[Space]], paths: list[str]) -> None:

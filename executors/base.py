@@ -144,7 +144,8 @@ class ContainerSpec:
     services see. ``flags`` names the feature flags that are on. ``auth_config`` is the job's ``DOCKER_AUTH_CONFIG``;
     ``own_auth_config`` tells that it is the runner's own. ``keeps_builds`` tells that sources are fetched into what the
     last job of the slot left, ``protected`` that the job belongs to a protected ref. ``uses_tools`` tells that the
-    runner has work of its own to do in the job's directories.
+    runner has work of its own to do in the job's directories, ``shows_services`` that what services write is remarked
+    while it comes.
     """
 
     slot: Slot
@@ -160,6 +161,7 @@ class ContainerSpec:
     keeps_builds: bool = False
     protected: bool = False
     uses_tools: bool = True
+    shows_services: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

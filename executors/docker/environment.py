@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from executors.docker.builder import Builder
 from executors.docker.helper import Helper, command
 from executors.docker.hook_runs import HookRuns
 from executors.docker.journal import Journal
-from executors.docker.lines import KeptLines
+from executors.docker.lines import KeptLines, Level
 from executors.docker.ownership import image_owner
 from executors.docker.place import JobPlace, explained
 from executors.docker.scratch import JobFiles
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CLEANUP_S = 300.0
+# Lines that wait for the log of the job: what comes faster than it is taken is left out.
+REMARKS_MAX = 10_000
 FLAG = "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"
 
 
@@ -51,6 +54,7 @@ class DockerEnvironment:
         self._lines = KeptLines()
         self._place: JobPlace | None = None
         self._is_prepared = False
+        self._showing: asyncio.Task[None] | None = None
         place = self._make_place("")
         self._engine = place.engine
         umask = "0022" if FLAG in self._need.flags else "0000"
@@ -81,6 +85,8 @@ class DockerEnvironment:
             self._place.adopt(found)
             self._is_prepared = True
             self._builder.begin()
+            # What services wrote before is in the log of the job already, but for what nobody was there to read.
+            await self._show_services(since_s=int(time.time()))
             return
         attempt = secrets.token_hex(8)
         self._journal.note("attempt", attempt=attempt)
@@ -96,6 +102,26 @@ class DockerEnvironment:
         self._builder.begin()
         if self._need.uses_tools:
             self._files.begin()
+        await self._show_services()
+
+    async def _show_services(self, *, since_s: int = 0) -> None:
+        """Remark what services write from now on, where that is wanted."""
+        services = self._known.services
+        if not self._need.shows_services or services is None or not services.services:
+            return
+        if since_s:
+            await services.find()
+
+        def write(line: bytes) -> None:
+            if len(self._lines.kept) < REMARKS_MAX:
+                self._lines.add(Level.OUTPUT, line.decode(errors="surrogateescape"))
+
+        self._showing = asyncio.create_task(services.follow(write, since_s=since_s), name="services")
+        self._showing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    def _stop_showing(self) -> None:
+        if self._showing is not None:
+            self._showing.cancel()
 
     async def _make_helper(self) -> str:
         place = self._known
@@ -203,11 +229,13 @@ class DockerEnvironment:
 
     async def detach(self) -> None:
         """Let go of the connections; containers go on."""
+        self._stop_showing()
         await self._builder.detach()
         await self._helper.close()
 
     async def cleanup(self) -> None:
         """Remove everything that carries the labels of this job."""
+        self._stop_showing()
         try:
             await self._builder.detach()
             await self._helper.close()

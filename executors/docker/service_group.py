@@ -218,17 +218,17 @@ class ServiceGroup:
 
     # Following
 
-    async def follow(self, write: Callable[[bytes], None]) -> None:
-        """Hand on what the services write, each line with the names of its service, until they end
+    async def follow(self, write: Callable[[bytes], None], *, since_s: int = 0) -> None:
+        """Hand on what the services write (from a Unix time on), each line with the names of its service, until they end
         (``CI_DEBUG_SERVICES``, 6.5)."""
-        await asyncio.gather(*(self._follow(running, write) for running in self.running))
+        await asyncio.gather(*(self._follow(running, write, since_s) for running in self.running))
 
-    async def _follow(self, running: Running, write: Callable[[bytes], None]) -> None:
+    async def _follow(self, running: Running, write: Callable[[bytes], None], since_s: int) -> None:
         before = f"{GREY}[service:{'-'.join(running.service.own_aliases)}] ".encode()
         behind = f"{RESET}\n".encode()
         rest: dict[int, bytes] = {}
         try:
-            async for stream, data in self._frames(running, follow=True):
+            async for stream, data in self._frames(running, follow=True, since_s=since_s):
                 *whole, left = (rest.get(stream, b"") + data).split(b"\n")
                 if len(left) > LINE_BYTES:
                     whole, left = [*whole, left], b""
@@ -241,8 +241,10 @@ class ServiceGroup:
             if left:
                 write(before + left + behind)
 
-    async def _frames(self, running: Running, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
+    async def _frames(self, running: Running, *, follow: bool, since_s: int = 0) -> AsyncIterator[tuple[int, bytes]]:
         wanted = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        if since_s:
+            wanted["since"] = str(since_s)
         parts = Demultiplexer()
         async with self.engine.stream("GET", f"/containers/{running.container}/logs", params=wanted) as response:
             async for chunk in response.content.iter_any():

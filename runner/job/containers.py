@@ -94,6 +94,7 @@ def container_spec(plan: JobPlan) -> ContainerSpec:
         keeps_builds=plan.settings.git_strategy is GitStrategy.FETCH,
         protected=_is_protected(plan),
         uses_tools=_uses_tools(plan),
+        shows_services=plan.settings.debug_services,
     )
 
 

@@ -313,6 +313,7 @@ class JobRun:
             self._steps,
             is_detached=lambda: self.is_detached,
             grace_s=lambda: self._grace_s,
+            has_company=self.plan.settings.debug_services,
         )
         return JobPath(
             plan=self.plan,

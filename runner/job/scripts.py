@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from executors.base import Environment, ExecutorError, ExitStatus, Script
@@ -12,13 +13,15 @@ from runner.trace.log import JobLog, StageLog
 
 # What a stopped script may still take beyond its grace: the kill itself and the rest of its output.
 KILL_MARGIN_S = 30.0
+REMARKS_S = 0.5
 
 
 class ScriptRunner:
     """Starts a script under its journalled name, follows it, stops it. The same for a script that runs already.
 
     ``is_detached`` tells that another process takes over: then nothing is touched. ``grace_s`` is how long a script may
-    take to end after SIGTERM; it is asked for at the moment of the stop.
+    take to end after SIGTERM; it is asked for at the moment of the stop. ``has_company`` tells that something runs beside
+    the script whose output is wanted while it comes.
     """
 
     def __init__(
@@ -29,12 +32,14 @@ class ScriptRunner:
         *,
         is_detached: Callable[[], bool],
         grace_s: Callable[[], float],
+        has_company: bool = False,
     ) -> None:
         self._environment = environment
         self._log = job_log
         self._steps = steps
         self._is_detached = is_detached
         self._grace_s = grace_s
+        self._has_company = has_company
 
     async def run(self, step: Step, script: Script, scope: StopScope) -> ExitStatus:
         """Run within ``scope``. Raises :class:`Stopped` once everything the script started is gone."""
@@ -50,7 +55,7 @@ class ScriptRunner:
                 status = await following.to_the_end()
             else:
                 async with scope:
-                    status = await following.to_the_end()
+                    status = await self._follow(following)
         except (Stopped, asyncio.CancelledError):
             if self._is_detached():
                 raise
@@ -61,6 +66,22 @@ class ScriptRunner:
             raise
         following.close(self._steps.moment(f"end {step.name}"))
         return status
+
+    async def _follow(self, following: _Following) -> ExitStatus:
+        if not self._has_company:
+            return await following.to_the_end()
+        company = asyncio.create_task(self._say_on(), name="remarks")
+        try:
+            return await following.to_the_end()
+        finally:
+            company.cancel()
+            if not self._is_detached():
+                self.say_remarks(time.time_ns())
+
+    async def _say_on(self) -> None:
+        while True:
+            await asyncio.sleep(REMARKS_S)
+            self.say_remarks(time.time_ns())
 
     def say_remarks(self, time_ns: int) -> None:
         """Put into the log what the place of the job has to say."""

@@ -128,6 +128,34 @@ async def test_services_of_the_configuration_run_beside_every_job(fake: FakeCoor
     assert "svc-for unit" in lines(job)
 
 
+async def test_log_of_services_is_shown_while_the_script_runs(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient
+) -> None:
+    daemon = make_daemon(docker="    wait_for_services_timeout = -1\n")
+    daemon.start()
+    script = ["echo begun; while [ ! -e /cache/go ]; do sleep 0.1; done; echo over"]
+    say = "echo at the start; while [ ! -e /cache/say ]; do sleep 0.1; done; echo later; exec sleep 600"
+    service = {**WEB, "command": [say]}
+    job = fake.add_job(job_payload(1, script, services=[service], variables={"CI_DEBUG_SERVICES": "true"}))
+    pattern = re.compile(r"\x1b\[0;37m\[service:gold-exposed-web\] 20\S+Z (.*)\x1b\[0;m\n")
+
+    def shown() -> list[str]:
+        return pattern.findall(job.log)
+
+    def touch(path: str) -> None:
+        filters = {"label": [*state_filter(daemon)["label"], "com.gitlab.gitlab-runner.type=service"]}
+        (found,) = client.containers(filters=filters)
+        client.exec_start(client.exec_create(found["Id"], ["touch", path])["Id"])
+
+    await fake.until(lambda: shown() == ["at the start"] and "begun\n" in job.log, 90)
+    touch("/cache/say")
+    await fake.until(lambda: shown() == ["at the start", "later"], 90)
+    touch("/cache/go")
+    await ended(job)
+    assert job.state == "success", job.log
+    assert "over" in lines(job)
+
+
 async def test_kept_anonymous_volumes_are_announced(fake: FakeCoordinator, make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(docker="    volume_keep = true\n")
     daemon.start()

@@ -66,7 +66,8 @@ class DockerEnvironment:
 
     @property
     def _known(self) -> JobPlace:
-        assert self._place is not None
+        if self._place is None or not self._is_prepared:
+            raise ExecutorError("the job has no place on the engine")
         return self._place
 
     def _make_place(self, attempt: str) -> JobPlace:

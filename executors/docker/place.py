@@ -141,12 +141,15 @@ class JobPlace:
             environment=need.service_variables,
         )
 
-    def _choose_image(self) -> str:
+    def _named_image(self, lines: Lines) -> str:
         asked = self.spec.image.name if self.spec.image is not None else ""
-        default = self.need.expand(self.table.image)
+        return build_image(asked, self.need.expand(self.table.image), lines)
+
+    def _choose_image(self) -> str:
         notes = KeptLines()
-        name = build_image(asked, default, notes)
-        check_allowed(name, self.table.allowed_images, always=[default], what="images", lines=self.lines)
+        name = self._named_image(notes)
+        always = [self.need.expand(self.table.image)]
+        check_allowed(name, self.table.allowed_images, always=always, what="images", lines=self.lines)
         notes.pour(self.lines)
         self.lines.add(Level.PLAIN, f"Using Docker executor with image {name} ...")
         return name
@@ -182,6 +185,7 @@ class JobPlace:
         await self.services.wait(helper, lines)
 
     async def _find_image(self, lines: Lines) -> Image:
+        self._named_image(lines)
         asked = self.spec.image
         policies = asked.pull_policies if asked is not None else ()
         platform = asked.executor_opts.get("platform", "") if asked is not None else ""

@@ -170,7 +170,8 @@ class JobPath:
 
     async def tidy(self) -> None:
         """Remove what holds secrets, however the job ended; nothing is left to do after the cleanup stage."""
-        if self._tidy or self._plan.misconfigured is not None or self._scripted is not None:
+        made = self._steps.ended(Stage.PREPARE_EXECUTOR)
+        if self._tidy or made is None or made.failure is not None or self._scripted is not None:
             return
         self._tidy = True
         try:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from executors.registry import KINDS
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -125,19 +123,13 @@ CLI_DIFFERS: dict[str, CliDifference] = {
     "register-rewrites-file": CliDifference("the file is edited in place", files=False),
     "reset-token-all-missing-file": CliDifference("no file is made for nothing", files=False),
 }
-LATER_EXECUTORS = "executors other than shell and custom are not in this version"
+LATER_EXECUTORS = "this executor is not in this version"
 CLI_NOT_YET: dict[str, str] = {
     "register-kubernetes*": LATER_EXECUTORS,
     "register-ssh": LATER_EXECUTORS,
     "register-interactive-ssh": LATER_EXECUTORS,
     "reset-token-pat": "the server of the recording gave no answer to this call",
 }
-if "docker" not in KINDS:
-    CLI_NOT_YET |= dict.fromkeys(
-        ("register-docker*", "register-from-environment", "register-template-docker*", "register-template-extra-tables"),
-        LATER_EXECUTORS,
-    )
-    CLI_NOT_YET["register-map-flag-json-object"] = LATER_EXECUTORS
 
 SCHEDULE_DIFFERS: dict[str, str] = {
     "sched-env-token-unset": "a runner whose token refers to an unset variable is not asked with an empty one",

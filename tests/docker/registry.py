@@ -23,8 +23,12 @@ from aiohttp import ClientSession, web
 START_S = 60.0
 UNIQUE_BYTES = 256 * 1024
 USER, PASSWORD = "builder", "s3cret-of-builder"
-# bcrypt of the password above: the registry takes nothing else.
-HTPASSWD = f"{USER}:$2y$05$wTlSlSTW9b.2aa1jXO0k7OMbaMPDACMUg5SW6u5NsoO1b/HNvnNyW\n"
+# bcrypt of the password above, and of those of the recordings (pp, vp, fp): the registry takes nothing else.
+HTPASSWD = f"""{USER}:$2y$05$wTlSlSTW9b.2aa1jXO0k7OMbaMPDACMUg5SW6u5NsoO1b/HNvnNyW
+payload-user:$2y$04$wTlSlSTW9b.2aa1jXO0k7OS9ykA4PgUQiemfRwEt8C9wEJoZ5Eaa6
+variable-user:$2y$04$wTlSlSTW9b.2aa1jXO0k7OGBDu71/xeDgESHlCDDBG2fdpt58u2eS
+file-user:$2y$04$wTlSlSTW9b.2aa1jXO0k7O/aJrZBtCtoQat/DWoCD.1L.xiIGkKGq
+"""
 CONFIG = """version: 0.1
 log: {{level: info}}
 storage:

@@ -164,6 +164,13 @@ def test_flags_and_variables_are_those_of_the_reference() -> None:
     assert {f"--{key.flag}": [key.env] if key.env else [] for key in table_keys(KIND) if key.flag} == wanted
 
 
+def test_the_example_has_every_key_that_has_an_effect() -> None:
+    document = tomllib.loads((Path(__file__).resolve().parents[2] / "config.toml.example").read_text())
+    (example,) = [runner["docker"] for runner in document["runners"] if runner["executor"] == "docker"]
+    idle = {"isolation", "helper_image_flavor", "service_slot_cgroup_template"}
+    assert set(example) == {key.name for key in table_keys(KIND)} - idle
+
+
 def test_keys_match_in_any_case_and_one_policy_may_be_a_text() -> None:
     loaded = read(RUNNER + '[runners.docker]\nImage = "x"\nPULL_POLICY = "never"\n')
     assert loaded.diagnostics == ()

@@ -1,6 +1,6 @@
 """The daemon dies in every stage of a custom job: the driver's programs go on, the next daemon follows them.
 
-The same log to the byte, every stage's script once, one cleanup behind it all, nothing left in the place. Only where the
+The same log, every stage's script once, one cleanup behind it all, nothing left in the place. Only where the
 daemon dies between the facts of ``prepare_executor`` or of the cleanup does the driver hear of these steps again.
 """
 
@@ -39,6 +39,8 @@ shutdown_timeout = 10
   token = "glrt-lab"
   executor = "custom"
 """
+# Times differ from run to run.
+QUIET = "  [runners.pyrunner]\n    job_costs = false\n"
 STAGES = (
     "prepare_script",
     "get_sources 1",
@@ -159,6 +161,16 @@ def comparable(job: Job, daemon: Daemon) -> str:
     return log
 
 
+def by_section(log: str) -> list[list[str]]:
+    """Lines of each stage. Its script writes to two streams, whose order is that in which the supervisor woke."""
+    sections: list[list[str]] = [[]]
+    for line in log.splitlines():
+        if "section_start:" in line:
+            sections.append([])
+        sections[-1].append(line)
+    return [sorted(section) for section in sections]
+
+
 @pytest.fixture
 async def make_case(tmp_path: Path, fake: FakeCoordinator) -> AsyncIterator[Callable[[], Case]]:
     made: list[Daemon] = []
@@ -166,7 +178,8 @@ async def make_case(tmp_path: Path, fake: FakeCoordinator) -> AsyncIterator[Call
     def make() -> Case:
         root = tmp_path / f"runner-{len(made)}"
         program = write_program(root / "driver.sh", LOGGING)
-        daemon = Daemon(root, CONFIG.format(url=fake.url) + custom_table(program), environment=sandbox_environment(root))
+        config = CONFIG.format(url=fake.url) + custom_table(program) + QUIET
+        daemon = Daemon(root, config, environment=sandbox_environment(root))
         made.append(daemon)
         return Case(fake, daemon)
 
@@ -193,11 +206,13 @@ async def case(fake: FakeCoordinator, make_case: Callable[[], Case]) -> Case:
 
 def check(job: Job, case: Case, *, anew: bool = False) -> None:
     case.check_calls(anew=anew)
-    assert comparable(job, case.daemon) == _expected[0]
+    log = comparable(job, case.daemon)
+    assert by_section(log) == by_section(_expected[0]), f"{log}\n{_expected[0]}"
 
 
 def is_anew(fact: str) -> bool:
-    return any(step in fact for step in ANEW) and not fact.startswith("step_started")
+    """Whether the first patch, which may leave at any time, or a fact inside of such a step."""
+    return fact == "patch 1" or (any(step in fact for step in ANEW) and not fact.startswith("step_started"))
 
 
 @pytest.mark.parametrize("fact", FACTS)

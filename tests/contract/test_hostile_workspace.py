@@ -197,3 +197,23 @@ async def test_directories_of_any_depth_are_taken_away(
     finally:
         # What is left in places that nobody looks at is too deep for whoever cleans up behind tests.
         subprocess.run(["rm", "-rf", daemon.root / "builds"], check=True)
+
+
+async def test_a_sha256_repository_is_cleaned_and_cleared(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    made = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"}, object_format="sha256")
+    daemon = make_daemon()
+    daemon.start()
+    found = payload(fake, 1, made, ["rm README; touch left"])
+    found["git_info"] |= {"repo_object_format": "sha256", "before_sha": "0" * 64}
+    found["variables"].append({"key": "FF_ENABLE_JOB_CLEANUP", "value": "true"})
+    await ran(fake, fake.add_job(found))
+    project = daemon.root / "builds" / "lab" / "0" / "git" / "app"
+    assert sorted(os.listdir(project)) == [".git", "README"]
+    missing = payload(fake, 2, "1" * 64, ["true"])
+    missing["git_info"] |= {"repo_object_format": "sha256", "before_sha": "0" * 64}
+    settings = {"GET_SOURCES_ATTEMPTS": "2", "FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY": "false"}
+    missing["variables"] += [{"key": key, "value": value} for key, value in settings.items()]
+    job = fake.add_job(missing)
+    await asyncio.wait_for(job.ended.wait(), 40)
+    assert job.log.count("Checking out 11111111") == 2, job.log
+    assert os.listdir(project) == [".git"]

@@ -174,6 +174,37 @@ async def test_who_adopts_the_job_masks_the_same(fake: FakeCoordinator, make_dae
     assert len(providers.calls) == 2
 
 
+async def test_who_adopts_the_job_while_it_asks_asks_again(
+    fake: FakeCoordinator, make_daemon: Make, providers: Providers
+) -> None:
+    providers.stored["kv/data/app/db"] = {"data": {"password": VALUE}}
+    providers.opened.clear()
+    daemon = make_daemon()
+    job = fake.add_job(payload({"DB": vault(providers)}, ["cat $DB; echo"]))
+    daemon.start()
+    await until(lambda: providers.calls, 60)
+    daemon.kill()
+    providers.opened.set()
+    daemon.start()
+    await asyncio.wait_for(job.ended.wait(), 60)
+    assert job.state == "success", job.log
+    assert "\n[MASKED]\n" in job.log
+    assert job.log_is_whole()
+
+
+async def test_a_job_that_is_canceled_while_it_asks_ends(fake: FakeCoordinator, make_daemon: Make, providers: Providers) -> None:
+    providers.opened.clear()
+    daemon = make_daemon()
+    job = fake.add_job(payload({"DB": vault(providers)}, ["echo never"]))
+    daemon.start()
+    await until(lambda: providers.calls, 60)
+    fake.cancel(job)
+    await asyncio.wait_for(job.ended.wait(), 60)
+    assert job.state == "canceled"
+    assert "Preparing" not in job.log
+    providers.opened.set()
+
+
 async def test_azure_key_vault(fake: FakeCoordinator, make_daemon: Make, providers: Providers) -> None:
     providers.stored |= {"db": VALUE, "db/v1": "older-value"}
     server = {"client_id": "client", "tenant_id": "tenant", "jwt": "$ID_TOKEN", "url": providers.url}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ TIME = "X-Amz-Date"
 @dataclass
 class Providers:
     """``stored`` maps places inside of providers to what they hold, ``troubles`` how often the next requests fail with a
-    status. ``refused`` says what was wrong with requests; ``calls`` is every request, as method and path."""
+    status. ``refused`` says what was wrong with requests; ``calls`` is every request, as method and path. While it is not
+    ``opened`` no request is answered."""
 
     stored: dict[str, Any] = field(default_factory=dict)
     troubles: list[int] = field(default_factory=list)
@@ -30,8 +32,10 @@ class Providers:
     calls: list[str] = field(default_factory=list)
     namespace: str = ""
     url: str = ""
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Providers:
+        self.opened.set()
         app = web.Application(middlewares=[self._middleware])
         app.router.add_put("/v1/auth/{path:.+}/login", self._vault_login)
         app.router.add_get("/v1/{path:.+}", self._vault_read)
@@ -56,6 +60,7 @@ class Providers:
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.calls.append(f"{request.method} {request.path}")
+        await self.opened.wait()
         if self.troubles:
             status = self.troubles.pop(0)
             return web.json_response({"errors": ["the vault is sealed"]}, status=status)

@@ -106,7 +106,7 @@ class ImageSpec:
 class Mount:
     """A directory of this host (``source``) that the job's processes see at ``target``, an absolute path, and nobody else.
 
-    ``per_image`` asks for a directory of its own below ``source`` for every image, where there are images.
+    ``per_image`` asks for a directory of its own below ``source`` for every image. ``source`` itself is out of reach of jobs.
     """
 
     source: str
@@ -505,7 +505,7 @@ class Sharing:
 
     With ``problem`` empty they can be mounted for one job alone, so that others know of them what they are told. Otherwise
     ``problem`` says why not, and a job can be given paths of this host at most. ``uid`` and ``gid`` are whose processes the
-    jobs' are; None: those of an image, anybody's.
+    jobs' are; None: those of an image, anybody's, and then images are what ``per_image`` is about.
     """
 
     problem: str = ""
@@ -517,8 +517,11 @@ class Sharing:
 class SharesDirectories(Protocol):
     """An executor whose jobs can be given directories of this host."""
 
-    async def sharing(self, user: str | None) -> Sharing:
-        """How, for jobs of this account (None: the daemon's own). Raises :class:`ExecutorError`."""
+    async def sharing(self, user: str | None, table: Mapping[str, Any]) -> Sharing:
+        """How, for jobs of this account (None: the daemon's own) and of a runner with this table of the executor's.
+
+        Raises :class:`ExecutorError` where they can be given none.
+        """
         ...
 
 

@@ -62,8 +62,9 @@ class ShellExecutor:
             user, self._host.environment or os.environ, pass_env=self._host.pass_env, hidden=self._host.hidden_env()
         )
 
-    async def sharing(self, user: str | None) -> Sharing:
+    async def sharing(self, user: str | None, table: Mapping[str, Any]) -> Sharing:
         """Mounts for one job alone need root, and jobs that are not root's: those could undo them."""
+        del table
         found = account(user)
         if self._views_problem is None and found.switch:
             self._views_problem = await self.parent.views_problem()

@@ -11,13 +11,14 @@ from typing import Any
 
 import structlog
 
-from executors.base import Environment, ExecutorError, JobSpec
+from executors.base import Environment, ExecutorError, JobSpec, Sharing
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
 from executors.docker.environment import DockerEnvironment
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import Pulls
+from executors.docker.shared import check_sharing
 from executors.docker.sweep import sweep
 from executors.file_operations import write_private
 from executors.registry import HostSettings
@@ -79,6 +80,13 @@ class DockerExecutor:
             self._pulls[connection] = Pulls()
             self._helpers[connection] = HelperImages(engine)
         return self._engines[connection], self._pulls[connection], self._helpers[connection]
+
+    async def sharing(self, user: str | None, table: Mapping[str, Any]) -> Sharing:
+        """Binds of one container, whose processes are whose its image says."""
+        del user
+        engine, _, _ = self.engine(DockerConfig.from_values(table))
+        check_sharing(engine.connection)
+        return Sharing()
 
     async def close(self) -> None:
         """Close the connections; containers go on."""

@@ -32,6 +32,7 @@ from executors.docker.ownership import NO_UMASK
 from executors.docker.policy import build_image, check_allowed
 from executors.docker.service_group import ServiceGroup
 from executors.docker.services import check_allowed_services, plan_services
+from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
 from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, plan_volumes
 
@@ -56,6 +57,7 @@ class JobPlace:
     image_name: str = ""
     image: str = ""
     image_user: str = ""
+    image_id: str = ""
     helper_image: str = ""
     hardened: bool = True
     volumes: Volumes = field(default_factory=lambda: Volumes(mounts=(), protected=False))
@@ -173,7 +175,7 @@ class JobPlace:
                 build = group.create_task(self._find_image(image_lines), name="image")
                 group.create_task(self._run_services(helper, service_lines), name="services")
             image = build.result()
-            self.image, self.image_user = image.reference, image.user
+            self.image, self.image_user, self.image_id = image.reference, image.user, image.id
         if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
             self.lines.add(Level.PLAIN, NO_UMASK)
 
@@ -216,7 +218,7 @@ class JobPlace:
     def adopt(self, found: dict[str, Any]) -> None:
         """Take over what an earlier daemon found out."""
         assert self.around is not None
-        self.image, self.image_user = found["image"], found["image_user"]
+        self.image, self.image_user, self.image_id = found["image"], found["image_user"], found["image_id"]
         self.helper_image, self.hardened = found["helper_image"], found["hardened"]
         self.around = replace(self.around, hosts=tuple(found["hosts"]))
 
@@ -226,6 +228,7 @@ class JobPlace:
         return {
             "image": self.image,
             "image_user": self.image_user,
+            "image_id": self.image_id,
             "helper_image": self.helper_image,
             "hardened": self.hardened,
             "hosts": list(self.around.hosts),
@@ -246,7 +249,10 @@ class JobPlace:
             user=build_user(self.table, options.get("user", "")),
             platform=options.get("platform", ""),
         )
-        return build_container(self.table, self.around, process, asked_image=asked.name if asked is not None else "")
+        taken = [mount.destination for mount in self.volumes.mounts]
+        binds = shared_binds(self.spec.mounts, self.image_id, taken=taken)
+        around = replace(self.around, binds=(*self.around.binds, *binds))
+        return build_container(self.table, around, process, asked_image=asked.name if asked is not None else "")
 
     def helper(self) -> Container:
         """The container of the runner's own work. Raises :class:`ExecutorError`."""

@@ -23,7 +23,10 @@ async def mirror_access(mirrors: Mirrors, plan: JobPlan, executor: Executor) -> 
         wish = wanted(plan)
         if wish is None:
             return NO_MIRROR
-        sharing = await executor.sharing(runner.pyrunner.job_user or accepted.job_user)
+        table = runner.tables.get(plan.kind.table or "", {})
+        sharing = await executor.sharing(runner.pyrunner.job_user or accepted.job_user, table)
+        if sharing.uid is None:
+            return NO_MIRROR  # git works in the helper's container, which has none of the job's mounts
         return mirrors.give(wish, sharing, is_protected=is_protected(plan.payload))
     except (ExecutorError, OSError) as error:
         log.warning("no mirror for the job", error=str(error))

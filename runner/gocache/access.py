@@ -13,7 +13,7 @@ from executors.base import Mount, Sharing
 from runner.config.model import GoConfig
 from runner.config.size import format_size
 from runner.coordinator.payload import Cache
-from runner.gocache.generation import BUILD, GOPATH, MODULES, PROXY
+from runner.gocache.generation import BUILD, GOPATH, IMAGES, MODULES, PROXY
 from runner.gocache.stores import Claim
 
 # Where processes of jobs find their store, whichever it is: paths are in the keys of what the Go tool builds.
@@ -40,14 +40,15 @@ class GoAccess:
 NO_ACCESS = GoAccess()
 
 
-def access(claim: Claim, settings: GoConfig, sharing: Sharing, *, uses_cgo: bool) -> GoAccess:
+def access(claim: Claim, settings: GoConfig, sharing: Sharing, *, by_image: bool) -> GoAccess:
     """What a claim means to its job. Headers of C are in no key of a build cache: with cgo each image has its own."""
     base = TARGET if claim.mounted else claim.place
     mounts = []
     if claim.mounted:
+        build = IMAGES if by_image else BUILD
         mounts = [
-            Mount(source=f"{claim.place}/{name}", target=f"{TARGET}/{name}", per_image=name == BUILD and uses_cgo)
-            for name in (BUILD, MODULES, GOPATH)
+            Mount(source=f"{claim.place}/{build}", target=f"{TARGET}/{BUILD}", per_image=by_image),
+            *(Mount(source=f"{claim.place}/{name}", target=f"{TARGET}/{name}") for name in (MODULES, GOPATH)),
         ]
         if claim.published:
             mounts.append(Mount(source=claim.published, target=f"{TARGET}/{PROXY}", read_only=True))

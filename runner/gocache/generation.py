@@ -20,10 +20,11 @@ from executors.file_operations import write_private
 from runner.disk.trees import empty
 
 BUILD, MODULES, GOPATH, PROXY, PUBLISHED = "build", "mod", "path", "proxy", "published"
+# Build caches of images, one directory each; which ones there are is no business of jobs.
+IMAGES = "images"
 FACTS = "facts.json"
 RETIRED = "retired"
 GONE = ".gone-"
-IMAGE = "image-"
 SHARD_LENGTH = 2
 # Entries of an access list: tag, permissions, id (acl(5)); everybody may do everything with what is made below.
 _ACL = struct.Struct("<HHI")
@@ -48,17 +49,14 @@ class Generation:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (PROXY, PUBLISHED):
             (self.path / name).mkdir(exist_ok=True)
-        for name in (BUILD, MODULES, GOPATH):
+        for name in (BUILD, MODULES, GOPATH, IMAGES):
             directory = self.path / name
-            try:
-                directory.mkdir(mode=0o700)
-            except FileExistsError:
-                continue
+            directory.mkdir(mode=0o700, exist_ok=True)
             if uid is None:
-                directory.chmod(0o777)
+                directory.chmod(0o755 if name == IMAGES else 0o777)
                 with contextlib.suppress(OSError):  # without access lists the umask of the jobs has to do
                     os.setxattr(directory, "system.posix_acl_default", _OPEN_TO_ALL)
-            elif gid is not None and (uid, gid) != (os.geteuid(), os.getegid()):
+            elif name != IMAGES and gid is not None and (uid, gid) != (os.geteuid(), os.getegid()):
                 os.chown(directory, uid, gid)
 
     @property
@@ -89,16 +87,13 @@ class Generation:
         return any(True for _ in self.build_entries())
 
     def build_entries(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Files of the build cache, by their paths below the generation. Each image may have a cache of its own."""
-        with opened(self.path / BUILD) as base:
-            if base is None:
-                return
-            yield from _cache_entries(base, BUILD)
-            for name in sorted(os.listdir(base)):
-                if name.startswith(IMAGE):
-                    with opened(name, base) as inner:
-                        if inner is not None:
-                            yield from _cache_entries(inner, f"{BUILD}/{name}")
+        """Files of build caches, by their paths below the generation."""
+        with opened(self.path / IMAGES) as images:
+            names = sorted(os.listdir(images)) if images is not None else []
+        for path in (BUILD, *(f"{IMAGES}/{name}" for name in names)):
+            with opened(self.path / path) as base:
+                if base is not None:
+                    yield from _cache_entries(base, path)
 
 
 def _cache_entries(base: int, path: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from executors.base import Executor, ExecutorError, SharesDirectories
+from executors.registry import KINDS
 from runner.config.model import RunnerConfig
 from runner.coordinator.payload import JobPayload
 from runner.gocache.access import NO_ACCESS, PLACES, TARGET, GoAccess, access, refused
@@ -40,7 +41,8 @@ class Keeper:
         if not isinstance(executor, SharesDirectories):
             return refused("jobs of this executor share no directories")
         try:
-            sharing = await executor.sharing(user)
+            table = runner.tables.get(KINDS[runner.executor].table or "", {})
+            sharing = await executor.sharing(user, table)
             key = store_key(payload, runner, account="any" if sharing.uid is None else f"uid{sharing.uid}")
             mounted = not sharing.problem
             if key.trust is Trust.PROTECTED and sharing.problem != self._complained:
@@ -52,7 +54,7 @@ class Keeper:
         except (ExecutorError, OSError) as error:
             log.warning("no Go store for the job", error=str(error))
             return refused(str(error))
-        return access(claim, runner.go, sharing, uses_cgo=not _is_without_cgo(payload))
+        return access(claim, runner.go, sharing, by_image=sharing.uid is None and not _is_without_cgo(payload))
 
     def take_back(self, record: Path) -> None:
         """The job has no more processes."""

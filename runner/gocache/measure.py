@@ -7,7 +7,7 @@ import stat
 import time
 from pathlib import Path
 
-from runner.gocache.generation import BUILD, GOPATH, MODULES, Generation, opened
+from runner.gocache.generation import BUILD, GOPATH, IMAGES, MODULES, Generation, opened
 
 # A directory that was changed this recently may be changing still.
 SETTLED_NS = 60 * 10**9
@@ -24,7 +24,7 @@ class Meter:
     def size_bytes(self, generation: Generation) -> int:
         """Room that it takes on the disk."""
         total = 0
-        for name in (BUILD, MODULES, GOPATH):
+        for name in (BUILD, IMAGES, MODULES, GOPATH):
             with opened(generation.path / name) as fd:
                 if fd is not None:
                     total += self._directory(fd, str(generation.path / name), 0)

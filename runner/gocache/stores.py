@@ -111,7 +111,7 @@ class Stores:
         """With what the log says of it."""
         if not await asyncio.to_thread(generation.is_warm):
             return claim
-        if claim.place in self._left:
+        if claim.place in self._left or not generation.facts.size_bytes:
             await self._look(generation)
         return msgspec.structs.replace(claim, warm=True, size_bytes=generation.facts.size_bytes)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from executors.base import Mount, Sharing
+from executors.base import Mount, PrepareError, Sharing
+from executors.docker.connection import Connection
+from executors.docker.shared import check_sharing, shared_binds
 from executors.registry import KINDS
 from runner.config.load import Loaded, parse
 from runner.config.model import GoConfig, RunnerConfig
@@ -144,9 +148,9 @@ def claim(**changes: Any) -> Claim:
 
 
 def test_a_mounted_store_is_in_the_same_place_for_every_job() -> None:
-    found = access(claim(mounted=True, published="/t/published"), GoConfig(), Sharing(uid=7, gid=7), uses_cgo=True)
+    found = access(claim(mounted=True, published="/t/published"), GoConfig(), Sharing(uid=7, gid=7), by_image=True)
     assert found.mounts == (
-        Mount(source="/s/1/build", target=f"{TARGET}/build", per_image=True),
+        Mount(source="/s/1/images", target=f"{TARGET}/build", per_image=True),
         Mount(source="/s/1/mod", target=f"{TARGET}/mod"),
         Mount(source="/s/1/path", target=f"{TARGET}/path"),
         Mount(source="/t/published", target=f"{TARGET}/proxy", read_only=True),
@@ -156,9 +160,9 @@ def test_a_mounted_store_is_in_the_same_place_for_every_job() -> None:
 
 
 def test_the_log_says_which_store_how_big_and_how_warm() -> None:
-    big = access(claim(warm=True, size_bytes=5 << 28), GoConfig(), Sharing(), uses_cgo=False)
+    big = access(claim(warm=True, size_bytes=5 << 28), GoConfig(), Sharing(), by_image=False)
     assert big.lines == ("Go cache: 1.2 GiB, scope project/unprotected, warm (project-9)",)
-    own = access(claim(private=True), GoConfig(), Sharing(problem="it is so"), uses_cgo=False)
+    own = access(claim(private=True), GoConfig(), Sharing(problem="it is so"), by_image=False)
     assert own.lines == ("Go cache: 0 B, scope project/unprotected, cold (of this job alone, since it is so)",)
 
 
@@ -326,6 +330,14 @@ async def test_size_is_known_to_a_job_that_follows_at_once(tmp_path: Path) -> No
     built(first.place, "ab01")
     house.stores.release(house.record("a"))
     assert (await house.claim("b")).size_bytes >= 8192
+    house = House(tmp_path / "other")
+    first = await house.claim("a")
+    built(first.place, "ab01")
+    house.stores.release(house.record("a"))
+    settling = asyncio.create_task(house.stores.settle())
+    await asyncio.sleep(0)
+    assert (await house.claim("b")).size_bytes >= 8192, "while it is being measured"
+    await settling
 
 
 async def test_trust_project_and_account_keep_stores_apart(tmp_path: Path) -> None:
@@ -470,6 +482,33 @@ def test_sizes_are_those_of_the_disk(tmp_path: Path) -> None:
     full = meter.size_bytes(generation)
     built(str(generation.path), "ab02", size=1 << 20)
     assert meter.size_bytes(generation) - full >= 1 << 20, "a directory that has changed is looked at again"
+
+
+# Containers
+
+
+def test_a_container_gets_the_directory_of_its_image(tmp_path: Path) -> None:
+    mounts = (
+        Mount(source=str(tmp_path), target="/c/build", per_image=True),
+        Mount(source="/s/mod", target="/c/mod"),
+        Mount(source="/s/published", target="/c/proxy", read_only=True),
+    )
+    image = tmp_path / "0123456789abcdef"
+    want = (f"{image}:/c/build:rw", "/s/mod:/c/mod:rw", "/s/published:/c/proxy:ro")
+    assert shared_binds(mounts, "sha256:0123456789abcdef0123", taken=[]) == want
+    assert image.stat().st_mode & 0o777 == 0o777
+    assert shared_binds(mounts, "sha256:0123456789abcdef0123", taken=["/c/mod"]) == (want[0], want[2])
+
+
+def test_an_engine_elsewhere_shares_no_directories(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match="tcp://build:2376 does not see"):
+        check_sharing(Connection(host="tcp://build:2376"))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        check_sharing(Connection(host=f"unix://{tmp_path}/s"))
+    with pytest.raises(PrepareError, match="connect unix://"):
+        check_sharing(Connection(host=f"unix://{tmp_path}/none"))
 
 
 # The disk budget

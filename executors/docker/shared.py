@@ -1,0 +1,62 @@
+"""Directories of this host that a job's own container gets beside its volumes (``docker-executor.md`` 14.2)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from executors.base import Mount, PrepareError
+from executors.docker.connection import Connection
+
+ID_DIGITS = 16
+_CREDENTIALS = struct.Struct("3i")
+
+
+def check_sharing(connection: Connection) -> None:
+    """Raise :class:`PrepareError` unless the engine sees the directories of this host as this process does."""
+    if not connection.host.startswith("unix://"):
+        raise PrepareError(f"the Docker engine at {connection.host} does not see the directories of the runner")
+    try:
+        pid = _listener(connection.host.removeprefix("unix://"))
+        if pid and os.path.samestat(Path("/").stat(), Path(f"/proc/{pid}/root").stat()):
+            return
+    except PermissionError:
+        return  # another account's process of this host
+    except OSError as error:
+        raise PrepareError(f"connect {connection.host}: {error.strerror}") from error
+    raise PrepareError("the Docker engine does not see the directories of the runner, which is in a container")
+
+
+def _listener(path: str) -> int:
+    """The process that began to listen on a socket; 0 for one of another container, or of the host around this one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        pid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+        return pid
+
+
+def shared_binds(mounts: Iterable[Mount], image_id: str, *, taken: Sequence[str]) -> tuple[str, ...]:
+    """As the engine's ``Binds`` take them. What the configuration mounts in a place of theirs (``taken``) goes before.
+
+    Raises :class:`PrepareError` when the directory of an image cannot be made.
+    """
+    found = []
+    for mount in mounts:
+        if mount.target not in taken:
+            source = _of_image(mount, image_id) if mount.per_image else mount.source
+            found.append(f"{source}:{mount.target}:{'ro' if mount.read_only else 'rw'}")
+    return tuple(found)
+
+
+def _of_image(mount: Mount, image_id: str) -> str:
+    path = Path(mount.source, image_id.removeprefix("sha256:")[:ID_DIGITS])
+    try:
+        if not path.is_dir():
+            path.mkdir()
+            path.chmod(0o777)
+    except OSError as error:
+        raise PrepareError(f"mkdir {path}: {error.strerror}") from error
+    return str(path)

@@ -14,7 +14,7 @@ import docker
 import docker.errors
 import structlog
 
-from executors.base import ExecutorError
+from executors.base import ExecutorError, PrepareError
 from executors.docker.client import Engine
 from executors.docker.errors import EngineError
 from executors.docker.host_root import SEARCH_PATH, HostRoot, host_root
@@ -75,8 +75,16 @@ class HelperImages:
         root, tag = self._root, self._tag
         assert root is not None
         await self._engine.call(_check_engine)
+        try:
+            with tempfile.NamedTemporaryFile(prefix="pyrunner-helper-") as file:
+                await asyncio.to_thread(root.write, file)
+                file.flush()
+                await self._engine.call(lambda client: _import(client, file.name, tag))
+        except OSError as error:
+            # A program that was replaced meanwhile, a full disk: the next job looks again.
+            self._root = None
+            raise PrepareError(f"the helper image could not be made: {error}") from error
         log.info("helper image made", image=tag)
-        await self._engine.call(lambda client: _import(client, root, tag))
         try:
             await self._engine.call(lambda client: _remove_old(client, tag, datetime.now(tz=UTC)))
         except EngineError as error:
@@ -92,14 +100,11 @@ def _check_engine(client: docker.APIClient) -> None:
         raise ExecutorError(f'no helper image can be made: {text}; set "helper_image" in [runners.docker]')
 
 
-def _import(client: docker.APIClient, root: HostRoot, tag: str) -> None:
+def _import(client: docker.APIClient, path: str, tag: str) -> None:
     """Make the image, unless somebody else does meanwhile: then theirs is taken, and this one removed."""
     repository, _, version = tag.partition(":")
     changes = [f"ENV PATH={SEARCH_PATH}", f"LABEL {LABEL}={version}", 'CMD ["sh"]']
-    with tempfile.NamedTemporaryFile(prefix="pyrunner-helper-") as file:
-        root.write(file)
-        file.flush()
-        said: Any = client.import_image_from_file(file.name, changes=changes)
+    said: Any = client.import_image_from_file(path, changes=changes)
     found = _id_of(said)
     try:
         client.inspect_image(tag)  # type: ignore[no-untyped-call]

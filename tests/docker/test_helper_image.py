@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
@@ -129,6 +130,19 @@ async def test_it_is_made_again_when_it_is_gone(
         assert list(next(one for one in client.images(second.name))["Labels"]) == [LABEL]
     finally:
         client.remove_image(first.name)
+
+
+async def test_a_program_that_vanishes_meanwhile_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    root = host_root()
+    root.add_file(str(program))
+    monkeypatch.setattr("executors.docker.helper_image.host_root", lambda: root)
+    images = HelperImages(engine)
+    await images._read_host()
+    program.unlink()
+    with pytest.raises(PrepareError, match=r"the helper image could not be made: .*program"):
+        await images._make()
 
 
 async def test_a_configured_image_is_had_as_the_policies_say(engine: Engine, busybox: str, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ THREADS = 16
 # The longest answer that a call waits for; a container that is stopped may take its whole grace.
 CALL_TIMEOUT_S = 300
 CONNECT_TIMEOUT_S = 60.0
+CANCEL_PATIENCE_S = 10.0
 ERROR_BYTES = 64 * 1024
 
 
@@ -50,9 +51,20 @@ class Engine:
     # Control calls
 
     async def call(self, work: Callable[[docker.APIClient], T]) -> T:
-        """Do control calls in a thread. A call that was begun is not taken back when its caller is cancelled."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._guarded, work)
+        """Do control calls in a thread.
+
+        A call that was begun is not taken back: a caller that is cancelled waits for it (for a bounded time), so that what
+        it makes is there to be removed.
+        """
+        running = self._threads.submit(self._guarded, work)
+        future = asyncio.wrap_future(running)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not running.cancel():
+                await asyncio.wait([future], timeout=CANCEL_PATIENCE_S)
+                future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            raise
 
     def do(self, work: Callable[[docker.APIClient], T]) -> T:
         """The same for a caller that is a thread already."""

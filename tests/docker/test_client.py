@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from executors.docker.client import Engine
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineError, EngineUnreachable, NotFound
 from executors.docker.streams import Demultiplexer
+from tests.waiting import until
 
 Make = Callable[..., str]
 
@@ -92,3 +94,22 @@ def test_frames_are_found_wherever_a_stream_is_cut() -> None:
         parts = Demultiplexer()
         found = [frame for at in range(0, len(stream), size) for frame in parts.feed(stream[at : at + size])]
         assert found == [(1, b"abc"), (2, b""), (1, b"x" * 256)]
+
+
+async def test_cancelled_caller_waits_for_the_call_that_it_began(engine: Engine) -> None:
+    """What a call makes is there when its caller cleans up."""
+    began, may_end = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def work(_: object) -> None:
+        began.set()
+        may_end.wait(60)
+        made.append("container")
+
+    calling = asyncio.create_task(engine.call(work))
+    await until(began.is_set, 60)
+    calling.cancel()
+    asyncio.get_running_loop().call_later(0.2, may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert made == ["container"]

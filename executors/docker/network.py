@@ -7,16 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from executors.base import PrepareError
 from executors.docker.errors import NotFound
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
     from executors.docker.config import DockerConfig
-
-log = structlog.get_logger()
 
 MTU_OPTION = "com.docker.network.driver.mtu"
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none"})
@@ -74,19 +69,11 @@ async def _is_there(engine: Engine, name: str, labels: Mapping[str, str]) -> boo
     return found.get("Name") == name and (found.get("Labels") or {}) == dict(labels)
 
 
-async def remove_network(engine: Engine, network: Network) -> None:
-    """Remove the job's own network with every container that is left on it; problems are logged."""
-    if not network.is_own:
-        return
-    try:
-        found: Mapping[str, Any] = await engine.call(lambda client: client.inspect_network(network.mode))
-        left = list(found.get("Containers") or {})
-        await asyncio.gather(*(_remove_container(engine, container) for container in left))
-        await engine.call(lambda client: client.remove_network(found["Id"]))
-    except NotFound:
-        pass
-    except PrepareError as error:
-        log.warning("network could not be removed", network=network.mode, error=str(error))
+async def remove_network(engine: Engine, network: str) -> None:
+    """Remove a network with everything that is joined to it. Raises :class:`PrepareError`."""
+    about: Mapping[str, Any] = await engine.call(lambda client: client.inspect_network(network))
+    await asyncio.gather(*(_remove_container(engine, container) for container in about.get("Containers") or ()))
+    await engine.call(lambda client: client.remove_network(about["Id"]))
 
 
 async def _remove_container(engine: Engine, container: str) -> None:

@@ -1,4 +1,4 @@
-"""The services of a job while they run: started side by side, waited for, followed, removed (``docker-executor.md`` 6)."""
+"""The services of a job while they run: started side by side, waited for, followed (``docker-executor.md`` 6)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from executors.base import ExecutorError, PrepareError
+from executors.base import PrepareError
 from executors.docker.config import DEFAULT_SERVICES_TIMEOUT_S
-from executors.docker.containers import Process, Surroundings, create, remove, service_container
+from executors.docker.containers import Process, Surroundings, create, service_container
 from executors.docker.errors import NotFound
 from executors.docker.lines import KeptLines, Level, Lines
 from executors.docker.readiness import ProbeLog, Prober, Target, addresses, service_ports
@@ -71,7 +71,7 @@ class ServiceGroup:
     async def start(self, find_image: FindImage, lines: Lines) -> None:
         """Start all of them at once; ``lines`` get theirs in the order of the services, up to the first that failed.
 
-        Raises :class:`ExecutorError`; containers that were made then wait for :meth:`remove`.
+        Raises :class:`ExecutorError`; containers that were made then are removed by their labels.
         """
         kept = [KeptLines() for _ in self.services]
         work = (self._start(service, find_image, own) for service, own in zip(self.services, kept, strict=True))
@@ -250,22 +250,6 @@ class ServiceGroup:
             async for chunk in response.content.iter_any():
                 for frame in parts.feed(chunk):
                     yield frame
-
-    # The end
-
-    async def remove(self) -> None:
-        """Remove all containers, whatever they do; problems are logged."""
-        names = [self._name(service) for service in self.services if service.own_aliases]
-        for name, outcome in zip(names, await asyncio.gather(*map(self._remove, names)), strict=True):
-            if outcome is not None:
-                log.warning("service could not be removed", container=name, error=str(outcome))
-
-    async def _remove(self, name: str) -> ExecutorError | None:
-        try:
-            await remove(self.engine, name, keeps_volumes=self.table.volume_keep)
-        except ExecutorError as error:
-            return error
-        return None
 
 
 def _block(title: str, text: str) -> str:

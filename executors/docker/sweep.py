@@ -11,6 +11,7 @@ import structlog
 from executors.base import PrepareError
 from executors.docker.containers import remove
 from executors.docker.errors import NotFound
+from executors.docker.network import remove_network
 from executors.docker.volumes import remove_volumes
 
 if TYPE_CHECKING:
@@ -55,15 +56,8 @@ async def _remove(engine: Engine, labels: list[str], *, keeps_volumes: bool, kep
     found: Any = volumes
     await asyncio.gather(
         remove_volumes(engine, [one["Name"] for one in ours(found.get("Volumes"))]),
-        *(_quietly(_remove_network(engine, one["Id"]), one["Name"]) for one in ours(networks)),
+        *(_quietly(remove_network(engine, one["Id"]), one["Name"]) for one in ours(networks)),
     )
-
-
-async def _remove_network(engine: Engine, network: str) -> None:
-    """Remove a network with everything that somebody else has joined to it."""
-    about: Any = await engine.call(lambda client: client.inspect_network(network))
-    await asyncio.gather(*(remove(engine, container) for container in about.get("Containers") or ()))
-    await engine.call(lambda client: client.remove_network(network))
 
 
 async def _quietly(work: Any, name: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.containers import Process, build_container, create, service_container
+from executors.docker.errors import NotFound
 from executors.docker.names import Names
-from executors.docker.network import ENGINE_DEFAULT, Network, create_network, plan_network, remove_network
+from executors.docker.network import Network, create_network, plan_network, remove_network
 from tests.docker.made import around, fresh_names, swept, table
 
 pytestmark = pytest.mark.docker
@@ -94,19 +95,13 @@ async def test_network_goes_with_the_containers_that_are_left_on_it(
     process = Process(image=busybox, command=["sleep", "600"])
     made = await create(engine, build_container(table(), around(names, network=own(names)), process, asked_image=""))
     client.start(made)
-    await remove_network(engine, own(names))
+    await remove_network(engine, names.network)
     with pytest.raises(docker.errors.NotFound):
         client.inspect_network(names.network)
     with pytest.raises(docker.errors.NotFound):
         client.inspect_container(made)
-    await remove_network(engine, own(names))
-
-
-async def test_networks_that_were_there_before_stay(engine: Engine, client: docker.APIClient, names: Names) -> None:
-    client.create_network(names.network)
-    await remove_network(engine, Network(mode=names.network))
-    await remove_network(engine, ENGINE_DEFAULT)
-    assert client.inspect_network(names.network)
+    with pytest.raises(NotFound):
+        await remove_network(engine, names.network)
 
 
 async def test_everybody_in_a_jobs_network_finds_the_job_and_the_services(

@@ -15,9 +15,11 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
+import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import docker
@@ -65,12 +67,17 @@ class Root:
         """A program of this machine with the libraries it is linked to; a script as it is."""
         place = _merged(str(source))
         self.file(place, source.resolve())
+        self.libraries(source)
+
+    def libraries(self, source: Path) -> None:
+        """What a program or a library of this machine is linked to."""
         found = subprocess.run(["ldd", str(source)], capture_output=True, text=True, check=False).stdout
         for path in re.findall(r"(/\S+) \(0x", found):
             self.file(_merged(path), Path(path).resolve())
 
-    def tree(self, source: Path, place: str) -> None:
-        for folder, _, names in os.walk(source):
+    def tree(self, source: Path, place: str, *, without: Collection[str] = ()) -> None:
+        for folder, inner, names in os.walk(source):
+            inner[:] = [name for name in inner if name not in without]
             inside = Path(place) / Path(folder).relative_to(source)
             self.directory(str(inside))
             for name in names:
@@ -158,6 +165,30 @@ def golang() -> Root:
     goroot = subprocess.run(["go", "env", "GOROOT"], capture_output=True, text=True, check=True).stdout.strip()
     root = debian()
     root.tree(Path(goroot).resolve(), "usr/local/go")
+    return root
+
+
+def python() -> Root:
+    """The same with this machine's Python, and what an image with a daemon in it needs."""
+    root = debian()
+    for name in ("tini", "ldd", "du", "gzip"):
+        program = shutil.which(name)
+        assert program is not None, f"{name} is missing on this machine"
+        root.program(Path(program))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    interpreter = Path(sys.base_prefix, "bin", version).resolve()
+    root.file(f"usr/local/bin/{version}", interpreter)
+    root.libraries(interpreter)
+    for name in ("python3", "python"):
+        root.link(f"usr/local/bin/{name}", version)
+    library = Path(sysconfig.get_path("stdlib"))
+    root.tree(library, f"usr/local/lib/{version}", without={"site-packages", "test", "tests", "idlelib", "__pycache__"})
+    for extension in (library / "lib-dynload").glob("*.so"):
+        root.libraries(extension)
+    # What packages with compiled parts may ask for by names of older systems.
+    for name in ("pthread.so.0", "dl.so.2", "rt.so.1", "m.so.6", "util.so.1", "gcc_s.so.1", "stdc++.so.6"):
+        for path in Path("/usr/lib").glob(f"*-linux-gnu/lib{name}"):
+            root.file(_merged(str(path)), path.resolve())
     return root
 
 

@@ -139,7 +139,7 @@ class RegistryLogin:
 class ContainerSpec:
     """What executors with containers need beside the rest.
 
-    ``table`` is the executor's table of the runner entry. ``expand`` replaces the job's variables in a text.
+    ``table`` is the executor's table of the runner entry, if it has one. ``expand`` replaces the job's variables in a text.
     ``variables`` is everything that the job's scripts see as ``KEY=VALUE``, in order, and ``service_variables`` what its
     services see. ``flags`` names the feature flags that are on. ``auth_config`` is the job's ``DOCKER_AUTH_CONFIG``;
     ``own_auth_config`` tells that it is the runner's own. ``keeps_builds`` tells that sources are fetched into what the
@@ -149,7 +149,7 @@ class ContainerSpec:
     """
 
     slot: Slot
-    table: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] | None = None
     expand: Callable[[str], str] = str
     variables: tuple[str, ...] = field(default=(), repr=False)
     service_variables: tuple[str, ...] = field(default=(), repr=False)

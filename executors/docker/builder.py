@@ -115,7 +115,6 @@ class Builder:
 
     async def start(self, run: str, script: Script) -> None:
         """Hand a script over, or find that it was."""
-        await self._say_image(run)
         if self._journal.find("delivered", run) is not None:
             return
         due = self._journal.find("due", run)
@@ -127,26 +126,37 @@ class Builder:
         nonce = secrets.token_hex(16)
         mark = known["mark"] if known is not None else Mark().as_json()
         self._journal.note("ran")
+        self._journal.note("used", container)
         self._journal.note("due", run, container=container, nonce=nonce, mark=mark)
         await self._hand_over(run, container, nonce, script)
 
-    async def _say_image(self, run: str) -> None:
-        """The lines of the image, in the first script; the same ones for whoever asks again."""
-        known = self._journal.find("image lines")
-        if known is None:
+    async def say_image(self, run: str) -> None:
+        """The lines of the image, where its container is new; the same ones for whoever asks again."""
+        known = self._journal.find("image lines", run)
+        if known is None and self._journal.find("due", run) is None and self._needs_container():
             lines = KeptLines()
             place = self._place()
             await place.find_image_again(lines)
-            for warning in place.build().warnings:
+            try:
+                warnings = place.build().warnings
+            except ExecutorError:
+                lines.pour(place.lines)
+                raise
+            for warning in warnings:
                 lines.add(Level.WARNING, warning)
             for text in await self._before_first():
                 lines.add(Level.PLAIN, text)
-            self._journal.note("image lines", run=run, lines=[[str(level), text] for level, text in lines.kept])
-            known = self._journal.find("image lines")
-        assert known is not None
-        if known["run"] == run:
-            for level, text in known["lines"]:
-                self._place().lines.add(Level(level), text)
+            self._journal.note("image lines", run, lines=[[str(level), text] for level, text in lines.kept])
+            known = self._journal.find("image lines", run)
+        for level, text in known["lines"] if known is not None else ():
+            self._place().lines.add(Level(level), text)
+
+    def _needs_container(self) -> bool:
+        """Whether the next script is the first one in its container."""
+        known = self._journal.find("build")
+        if known is None:
+            return True
+        return self._journal.find("spent", known["id"]) is not None or self._journal.find("used", known["id"]) is None
 
     async def _began(self, due: dict[str, Any]) -> bool:
         """Whether a run that was due has begun. One that has not is over for good: its container is removed.
@@ -276,7 +286,7 @@ class Builder:
         if self._is_too_long:
             size = self._limit_bytes // MIB
             remarks.append(f"The script wrote more than {size} MiB and was ended, to save the disk of the Docker engine")
-        elif self._was_cut and exit_code in KILLED:
+        elif exit_code in KILLED and await self._engine_has_ended(container):
             self._spend(container)
             raise EnvironmentLost("the Docker engine was restarted while the script ran")
         reader = self._readers.get(run)
@@ -286,6 +296,11 @@ class Builder:
         found = self._journal.find("ended", run)
         assert found is not None
         return _status(found)
+
+    async def _engine_has_ended(self, container: str) -> bool:
+        """Whether a script that was killed, and not by us, was killed by the end of its engine."""
+        was_stopped = self._journal.find("spent", container) is not None
+        return not was_stopped and (self._was_cut or not await self._engine.is_accepting())
 
     async def _exit_code(self, container: str) -> tuple[int, list[str]]:
         while True:

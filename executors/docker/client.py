@@ -106,6 +106,15 @@ class Engine:
         client.max_redirects = 0
         return client
 
+    async def is_accepting(self) -> bool:
+        """Whether a new connection is taken: an engine that is ending still answers on the old ones."""
+        try:
+            _, writer = await self._dial(urllib.parse.urlsplit(self.connection.base_url))
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
     async def api_version(self) -> tuple[int, int]:
         """The version of the API that is spoken, as numbers: ``(1, 41)``."""
         text = await self.call(lambda client: client.api_version)

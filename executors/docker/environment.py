@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from executors.base import (
-    EnvironmentLost,
     ExecutorError,
     ExitStatus,
+    InvalidSpec,
     JobSpec,
     Output,
     OutputSink,
     Script,
     Workspace,
+    WorkspaceError,
 )
 from executors.docker.builder import Builder
+from executors.docker.errors import EngineUnreachable
 from executors.docker.helper import Helper, command
 from executors.docker.hook_runs import HookRuns
 from executors.docker.journal import Journal
@@ -66,8 +68,8 @@ class DockerEnvironment:
 
     @property
     def _known(self) -> JobPlace:
-        if self._place is None or not self._is_prepared:
-            raise ExecutorError("the job has no place on the engine")
+        if self._place is None:
+            raise WorkspaceError("the place of the job was never made")
         return self._place
 
     def _make_place(self, attempt: str) -> JobPlace:
@@ -126,6 +128,8 @@ class DockerEnvironment:
 
     async def _make_helper(self) -> str:
         place = self._known
+        if place.around is None:
+            raise WorkspaceError("the place of the job was never made")
         await place.need_helper()
         return await place.create(place.helper(), warn=True)
 
@@ -143,13 +147,24 @@ class DockerEnvironment:
         """See :class:`executors.base.Environment`. What the engine refuses of the containers shows here."""
         try:
             self._known.helper()
-            if self._files.is_direct:
-                await self._builder.created()
-            else:
+            if not self._files.is_direct:
                 await self._helper.start()
+            else:
+                await self._create_early()
         except ExecutorError as error:
             raise explained(error) from error
-        return f"{self._known.names.unique} via {socket.gethostname()}"
+        place = self._known
+        return f"{place.table.hostname or place.names.unique} via {socket.gethostname()}"
+
+    async def _create_early(self) -> None:
+        """Make the build container where no helper would show what the engine calls a bad request; other errors show
+        when it is needed."""
+        try:
+            await self._builder.created()
+        except InvalidSpec:
+            raise
+        except ExecutorError as error:
+            log.debug("build container could not be made yet", error=str(error))
 
     async def login_environment(self) -> Mapping[str, str]:
         """Nothing: what the helper's programs get is what its image sets."""
@@ -162,6 +177,7 @@ class DockerEnvironment:
         if script.predefined:
             await self._hooks.start(run, script)
             return
+        await self._builder.say_image(run)
         await self._files.hand_over()
         await self._builder.start(run, script)
 
@@ -243,5 +259,8 @@ class DockerEnvironment:
             async with asyncio.timeout(CLEANUP_S):
                 keeps = self._place is not None and self._place.table.volume_keep
                 await remove_all(self._engine, self._executor.state_id, self._spec.record_dir.name, keeps_volumes=keeps)
-        except (ExecutorError, EnvironmentLost, TimeoutError, OSError) as error:
+        except EngineUnreachable as error:
+            log.warning("containers of the job wait for the engine", job=self._spec.job_id, error=str(error))
+            self._executor.remove_later(self._engine, self._spec.record_dir.name)
+        except (ExecutorError, TimeoutError, OSError) as error:
             log.warning("containers of the job could not be removed", job=self._spec.job_id, error=str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,19 @@ from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
 from executors.docker.environment import DockerEnvironment
+from executors.docker.errors import EngineUnreachable
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import Pulls
 from executors.docker.shared import check_sharing
-from executors.docker.sweep import sweep
+from executors.docker.sweep import remove_all, sweep
 from executors.file_operations import write_private
 from executors.registry import HostSettings
 
 log = structlog.get_logger()
 
 STATE_ID_FILE = "docker-id"
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
 
 
 class DockerExecutor:
@@ -60,9 +63,30 @@ class DockerExecutor:
         """Remove, beside the work, what carries this state directory's id and belongs to no record."""
         engines = {id(engine): engine for engine, _, _ in map(self.engine, map(DockerConfig.from_values, tables))}
         for engine in engines.values():
-            task = asyncio.create_task(self._sweep(engine, kept))
-            self._sweeping.add(task)
-            task.add_done_callback(self._sweeping.discard)
+            self._beside(self._sweep(engine, kept))
+
+    def remove_later(self, engine: Engine, record: str) -> None:
+        """Remove what a job has left on an engine that is gone, when it comes back while this daemon is there; else the
+        next one sweeps."""
+        self._beside(self._remove_later(engine, record))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sweeping.add(task)
+        task.add_done_callback(self._sweeping.discard)
+
+    async def _remove_later(self, engine: Engine, record: str) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await remove_all(engine, self.state_id, record)
+                return
+            except EngineUnreachable:
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except ExecutorError as error:
+                log.warning("containers of a job could not be removed", record=record, error=str(error))
+                return
 
     async def _sweep(self, engine: Engine, kept: Callable[[], Collection[str]]) -> None:
         try:

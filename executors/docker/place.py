@@ -34,7 +34,7 @@ from executors.docker.service_group import ServiceGroup
 from executors.docker.services import check_allowed_services, plan_services
 from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
-from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, plan_volumes
+from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, parse_entry, plan_volumes
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
@@ -70,7 +70,7 @@ class JobPlace:
         """The place of a job; ``attempt`` are the hexadecimal digits of its names."""
         need = spec.containers
         assert need is not None
-        table = DockerConfig.from_values(need.table)
+        table = DockerConfig.from_values(need.table or {})
         engine, pulls, helper_images = executor.engine(table)
         slot = need.slot
         logins = tuple(Login(username=one.username, password=one.password, server=one.registry) for one in need.logins)
@@ -108,12 +108,16 @@ class JobPlace:
 
         Raises :class:`ExecutorError`.
         """
+        if self.need.table is None:
+            raise InvalidSpec("missing docker configuration")
         try:
             api_version, _ = await asyncio.gather(self.engine.api_version(), self.engine.call(lambda client: client.ping()))
         except PrepareError as error:
             raise PrepareError(f"getting docker info: {error}") from error
         table, need = self.table, self.need
         resources.log_options(table.log_options)
+        for entry in table.volumes:
+            parse_entry(entry)
         self.image_name = self._choose_image()
         resources.devices(table.devices)
         self.network = plan_network(table, self.names.network, per_build="FF_NETWORK_PER_BUILD" in need.flags)

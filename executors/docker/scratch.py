@@ -10,6 +10,7 @@ import asyncio
 import io
 import posixpath
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -95,10 +96,10 @@ class JobFiles(HelperFiles):
             for name, data in names.items():
                 member = tarfile.TarInfo(name.lstrip("/"))
                 if data is None:
-                    member.type, member.mode = tarfile.DIRTYPE, 0o777
+                    member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o777, time.time()
                     archive.addfile(member)
                 else:
-                    member.size, member.mode = len(data), 0o666
+                    member.size, member.mode, member.mtime = len(data), 0o666, time.time()
                     archive.addfile(member, io.BytesIO(data))
         return buffer.getvalue()
 

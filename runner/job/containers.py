@@ -78,7 +78,7 @@ def container_spec(plan: JobPlan) -> ContainerSpec:
     sent = {variable.key for variable in payload.variables}
     return ContainerSpec(
         slot=_slot(plan),
-        table=plan.runner.tables.get(plan.kind.table or "", {}),
+        table=plan.runner.tables.get(plan.kind.table or ""),
         expand=variables.expand,
         variables=tuple(_pair(plan, variable) for variable in variables.all),
         service_variables=tuple(_pair(plan, variable) for variable in variables.all if variable.public or variable.internal),

@@ -40,13 +40,14 @@ ETC = {
 
 
 class Root:
-    """A root file system that is being put together; ``tar`` gives it, the same bytes for the same content."""
+    """A root file system that is being put together; ``tar`` gives it, the same bytes for the same content. ``merged`` puts
+    the old places of programs and libraries below ``usr``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, merged: bool = True) -> None:
         self._entries: dict[str, tuple[str, int, str | bytes | Path]] = {}
         for name in ("tmp", "root", "etc", "proc", "sys", "dev", "usr/bin", "usr/lib", "usr/lib64", "var/tmp"):
             self.directory(name, 0o1777 if name.endswith("tmp") else 0o755)
-        for name in ("bin", "lib", "lib64"):
+        for name in ("bin", "lib", "lib64") if merged else ():
             self.link(name, f"usr/{name}")
         for path, text in ETC.items():
             self.text(path, text)
@@ -133,11 +134,11 @@ def busybox() -> Root:
     """The static busybox with all of its applets, and nothing else."""
     program = shutil.which("busybox")
     assert program is not None, "busybox is missing: apt-get install busybox-static"
-    root = Root()
-    root.file("usr/bin/busybox", Path(program).resolve())
+    root = Root(merged=False)
+    root.file("bin/busybox", Path(program).resolve())
     for applet in subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if applet != "busybox":
-            root.link(f"usr/bin/{applet}", "busybox")
+            root.link(f"bin/{applet}", "busybox")
     return root
 
 

@@ -407,7 +407,7 @@ class Daemon:
             RunningJob(
                 runner=run.plan.runner,
                 url=run.plan.url,
-                stage=run.path.stage if run.path is not None else "",
+                stage=run.path.taker.stage if run.path is not None else "",
                 state="running",
                 duration_s=(now_ns - run.record.accepted.accepted_at_ns) / 1e9,
             )

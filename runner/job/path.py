@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,7 +23,6 @@ from executors.base import (
 from runner.coordinator.port import JobCoordinator
 from runner.job.archive_stages import ArtifactWork, CacheWork
 from runner.job.artifacts import ArtifactStages
-from runner.job.attempts import pause_s
 from runner.job.caches import CacheStages
 from runner.job.git_safety import make_own_dir
 from runner.job.outcome import (
@@ -34,20 +33,21 @@ from runner.job.outcome import (
     misconfigured,
     script_failed,
     script_timed_out,
-    stage_timed_out,
     tool_failed,
 )
 from runner.job.plan import JobPlan
 from runner.job.policy import policy_lines
-from runner.job.script import Commands, change_directory, frame, go_defaults, notice, prelude, quote
+from runner.job.script import Commands, change_directory, frame, go_defaults, notice, prelude
 from runner.job.scripts import ScriptRunner
 from runner.job.settings import parse_times
+from runner.job.source_hooks import SourceHooks
 from runner.job.sources import Sources
-from runner.job.stages import Stage, headline, user_stage
+from runner.job.stages import Stage, user_stage
 from runner.job.steps import Step, Steps
+from runner.job.taking import Body, StageTaker, loop_time
 from runner.mirrors.access import Lender
 from runner.scope import Stopped, StopReason, StopScope
-from runner.trace.log import JobLog, StageLog
+from runner.trace.log import JobLog
 
 if TYPE_CHECKING:
     from runner.job.rendered.stages import ScriptedStages
@@ -56,10 +56,6 @@ log = structlog.get_logger()
 
 PREPARE_TRIES = 3
 PREPARE_PAUSE_S = 3.0
-CUT_OFF = (
-    "could not run to completion because the timeout was exceeded. For more control over job and script timeouts see: "
-    "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts"
-)
 STEP_SCRIPT = "step_script"
 OLD_NAME = (
     "Starting with version 17.0 the 'build_script' stage will be replaced with 'step_script': "
@@ -67,16 +63,14 @@ OLD_NAME = (
 )
 NO_STEPS = "native step execution (e.g. the `run:` keyword) on this executor requires the FF_CONCRETE feature flag to be enabled"
 NO_STEPS_AT_ALL = "native step execution (the `run:` keyword) is not part of this runner, whatever FF_CONCRETE says"
-Body = Callable[[Step], Awaitable[None]]
 
 
 class JobPath:
     """Walks the stages. ``run`` returns when the job succeeded and raises :class:`JobFailure` when it did not.
 
-    ``early_failure`` is how the preparation ended that began before the path; it counts as the first try. ``stage`` is
-    where the job is; ``in_script`` tells whether a graceful cancel ends the script only. ``in_tools`` tells
-    that a stage is under way which another process would have to take again; ``on_tools_end`` is called at its end.
-    ``on_stage`` hears of each stage that has ended, with its seconds.
+    ``early_failure`` is how the preparation ended that began before the path; it counts as the first try. ``in_script``
+    tells whether a graceful cancel ends the script only. ``taker`` knows where the job is; ``on_stage`` hears of each
+    stage that has ended, with its seconds.
     """
 
     def __init__(
@@ -104,27 +98,32 @@ class JobPath:
         self._scripts = scripts
         self._replan = replan
         self._lender = lender
+        self.taker = StageTaker(
+            plan=plan,
+            environment=environment,
+            job_log=job_log,
+            steps=steps,
+            job_scope=job_scope,
+            is_detached=is_detached,
+            on_stage=on_stage,
+        )
         self._use(plan)
-        self._job_scope = job_scope
         self._script_scope = script_scope
         self._is_detached = is_detached
         self._deadline = deadline
-        self._on_stage = on_stage
         self._early_failure = early_failure
-        self._exported: dict[str, str] = {}
         self._tidy = False
-        self._was_cut = False
-        self.stage = ""
-        self.in_tools = False
-        self.on_tools_end: Callable[[], None] | None = None
         self.in_script = False
         self.script_over = False
 
     def _use(self, plan: JobPlan) -> None:
         """Go by this plan from here on."""
-        self._plan = plan
+        self._plan = self.taker.plan = plan
         self._sources_plan = plan.sources()
         self._sources = Sources(self._environment, self._sources_plan, self._lender)
+        self._hooks = SourceHooks(
+            plan, self._environment, self._steps, run=self._run, commands=self._commands, prelude=self._prelude
+        )
         self._caches: CacheWork
         self._artifacts: ArtifactWork
         self._scripted = self._render(plan) if plan.kind.is_scripted else None
@@ -132,16 +131,21 @@ class JobPath:
             self._caches = self._artifacts = self._scripted
             return
         self._caches = CacheStages(
-            plan, self._environment, self._steps.tally, take=self._take, attempt=self._attempt, in_stage=self._in_stage
+            plan,
+            self._environment,
+            self._steps.tally,
+            take=self.taker.take,
+            attempt=self.taker.attempt,
+            in_stage=self.taker.in_stage,
         )
         self._artifacts = ArtifactStages(
             plan,
             self._environment,
             self._coordinator,
             self._steps,
-            take=self._take,
-            attempt=self._attempt,
-            in_stage=self._in_stage,
+            take=self.taker.take,
+            attempt=self.taker.attempt,
+            in_stage=self.taker.in_stage,
         )
 
     def _render(self, plan: JobPlan) -> ScriptedStages:
@@ -150,11 +154,11 @@ class JobPath:
         async def run(step: Step, body: str, stage: str, status: str) -> ExitStatus:
             return await self._run(step, body, stage, StopScope(), status)
 
-        return ScriptedStages(plan, take=self._take, attempt=self._attempt, run=run, commands=self._commands)
+        return ScriptedStages(plan, take=self.taker.take, attempt=self.taker.attempt, run=run, commands=self._commands)
 
     async def run(self) -> None:
         """The path of a job, top to bottom."""
-        await self._limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
+        await self.taker.limited("prepare", self._plan.runner.prepare_timeout_s, self._prepare)
         failure = await self._get_sources() or await self._caches.restore() or await self._artifacts.download()
         if failure is None:
             self._announce()
@@ -192,20 +196,20 @@ class JobPath:
     async def _prepare(self) -> None:
         if self._scripted is None:
             was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
-            await self._take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
+            await self.taker.take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
             if was_made:
                 await self._make_place(lambda _: None)
                 self._environment.remarks()  # the log has them
-            await self._take(Stage.PREPARE_SCRIPT, self._prepare_script)
+            await self.taker.take(Stage.PREPARE_SCRIPT, self._prepare_script)
             return
         place = self._environment
         assert isinstance(place, ScriptedPlace)
         was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
-        await self._take(Stage.PREPARE_EXECUTOR, lambda step: self._provision(place, step))
+        await self.taker.take(Stage.PREPARE_EXECUTOR, lambda step: self._provision(place, step))
         if was_made:
             await self._make_place(lambda _: None)
         self._use(self._replan(place.facts()))
-        await self._take(Stage.PREPARE_SCRIPT, self._scripted.prepare_script, script=True)
+        await self.taker.take(Stage.PREPARE_SCRIPT, self._scripted.prepare_script, script=True)
 
     async def _provision(self, place: ScriptedPlace, step: Step) -> None:
         """The same for a place that only its driver can make."""
@@ -277,7 +281,7 @@ class JobPath:
             return failure
         limit_s = self._plan.runner.get_sources_timeout_s
         try:
-            await self._limited("get sources", limit_s, self._attempt_sources)
+            await self.taker.limited("get sources", limit_s, self._attempt_sources)
         except JobFailure as failure:
             if failure.outcome.reason == Reason.TIMEOUT:
                 raise
@@ -292,93 +296,25 @@ class JobPath:
 
         async def clear(attempt: int) -> None:
             if attempt == 1:
-                await self._take(Stage.CLEAR_WORKTREE, clear_up, script=scripted is not None)
+                await self.taker.take(Stage.CLEAR_WORKTREE, clear_up, script=scripted is not None)
 
         attempts = self._plan.settings.get_sources_attempts
-        await self._attempt(Stage.GET_SOURCES, attempts, body, between=clear, script=scripted is not None)
-
-    async def _attempt(
-        self,
-        stage: Stage,
-        attempts: int,
-        body: Body,
-        *,
-        between: Callable[[int], Awaitable[None]] | None = None,
-        script: bool = False,
-    ) -> None:
-        """A stage that may be tried more than once; raises the last failure. ``between`` is done before the next try, and
-        where it fails that try has failed."""
-        for attempt in range(1, attempts + 1):
-            try:
-                if attempt > 1 and between is not None:
-                    await between(attempt - 1)
-                await self._take(stage, body, key=f"{stage} {attempt}", script=script)
-                return
-            except JobFailure:
-                if attempt == attempts:
-                    raise
-            self._say(f"retry {stage} {attempt}", lambda now_ns: self._log.warning("Retrying...", time_ns=now_ns))
-            await asyncio.sleep(pause_s(attempt, grows=self._plan.flags["FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"]))
+        await self.taker.attempt(Stage.GET_SOURCES, attempts, body, between=clear, script=scripted is not None)
 
     async def _sources_once(self, step: Step) -> None:
         await self._environment.kill_tools()
         await self._write_file_variables()
-        await self._hooks(step, "pre_get_sources_script", self._plan.runner.pre_get_sources_script, first=True)
-        await self._in_stage(lambda stage: self._sources.get(stage, time.time_ns(), self._exported))
-        await self._hooks(step, "post_get_sources_script", self._plan.runner.post_get_sources_script, first=False)
-
-    async def _hooks(self, step: Step, name: str, configured: str, *, first: bool) -> None:
-        """Scripts of configuration and job around the git work, in one shell each side of it."""
-        if not self._sources_plan.uses_git:
-            return
-        elements = [element for hook in self._plan.payload.hooks if hook.name == name for element in hook.script]
-        own = [configured] if configured else []
-        elements = [*own, *elements] if first else [*elements, *own]
-        if not elements:
-            return
-        prefix = "pre_clone_script" if first else "post_clone_script"
-        exported = f"{self._plan.directories.tmp}/.pyrunner-hook-env"
-        body = self._prelude("running") + "export GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never\n"
-        body += "".join(f"export {key}={quote(value)}\n" for key, value in self._exported.items())
-        body += "" if first else change_directory(self._plan.directories.project)
-        body += self._commands().render(elements, prefix)
-        if first:
-            body += f"umask 077; env -0 >{quote(exported)}\n"
-        hook = self._steps.begin(f"{step.name} {name}", replayable=False, script=True, within=step.name)
-        status = await self._run(hook, body, Stage.GET_SOURCES, StopScope())
-        self._steps.end(hook)
-        if status.exit_code != 0:
-            raise script_failed(status)
-        if first:
-            self._exported = await self._read_exported(exported)
-
-    async def _read_exported(self, path: str) -> dict[str, str]:
-        """What the scripts before the git work exported: git and the scripts behind it see it."""
-        raw = await self._environment.files.read(path) or b""
-        await self._environment.files.remove([path])
-        pairs = (entry.split("=", 1) for entry in raw.decode(errors="surrogateescape").split("\0") if "=" in entry)
-        login = await self._environment.login_environment()
-        known = dict(self._plan.exports("running"))
-        hidden = {"_", "SHLVL", "PWD", "OLDPWD", "GITLAB_ENV"}
-        return {
-            key: value
-            for key, value in pairs
-            if key not in hidden and login.get(key) != value and known.get(key) != value and key.isidentifier()
-        }
+        hooks = self._hooks if self._sources_plan.uses_git else None
+        if hooks is not None:
+            await hooks.before(step)
+        await self.taker.in_stage(lambda stage: self._sources.get(stage, time.time_ns(), self._hooks.exported))
+        if hooks is not None:
+            await hooks.after(step)
 
     async def _clear_worktree(self, step: Step) -> None:
         stage = self._log.open_stage()
         await self._sources.clear(stage, step.at_ns)
         stage.close(time.time_ns())
-
-    async def _in_stage(self, work: Callable[[StageLog], Awaitable[None]]) -> None:
-        """Work that writes into the log of the stage."""
-        stage = self._log.open_stage()
-        try:
-            await work(stage)
-        finally:
-            if not self._is_detached():
-                stage.close(time.time_ns())
 
     # Scripts
 
@@ -396,13 +332,13 @@ class JobPath:
             for warning in times.warnings:
                 self._log.warning(warning, time_ns=now_ns)
 
-        self._say("announce", write)
+        self.taker.say("announce", write)
 
     async def _user_steps(self) -> JobFailure | None:
         timeout = self._steps.known("script timeout")
         began_ns = self._steps.moment("script began")
         if timeout:
-            self._script_scope.set_deadline(_loop_time(began_ns, float(timeout)))
+            self._script_scope.set_deadline(loop_time(began_ns, float(timeout)))
         self.in_script = True
         try:
             for number, step in enumerate(self._plan.payload.steps):
@@ -413,7 +349,9 @@ class JobPath:
                 if step.name == "release":
                     elements = [self._plan.variables.expand(element) for element in elements]
                 body = self._step_body(elements)
-                await self._take(stage, self._script_body(body, stage, self._script_scope), key=f"{stage} {number}", script=True)
+                await self.taker.take(
+                    stage, self._script_body(body, stage, self._script_scope), key=f"{stage} {number}", script=True
+                )
         except JobFailure as failure:
             return failure
         finally:
@@ -446,10 +384,10 @@ class JobPath:
         body = self._prelude(_status_of(failure)) + change_directory(self._plan.directories.project)
         body += notice("Running after script...") + self._commands().render(elements, "after_script_step")
         limit_s = float(self._steps.known("after_script timeout") or 0)
-        scope = StopScope(_loop_time(self._steps.moment("after_script began"), limit_s))
+        scope = StopScope(loop_time(self._steps.moment("after_script began"), limit_s))
         try:
             run = self._script_body(body, Stage.AFTER_SCRIPT, scope, _status_of(failure))
-            await self._take(Stage.AFTER_SCRIPT, run, script=True)
+            await self.taker.take(Stage.AFTER_SCRIPT, run, script=True)
         except JobFailure as own:
             outcome = own.outcome
             if outcome.reason == Reason.TIMEOUT:
@@ -457,7 +395,7 @@ class JobPath:
             if not self._plan.settings.after_script_ignore_errors:
                 return failure or JobFailure(outcome)
             text = f"after_script failed, but job will continue unaffected: {self._plan.worded(outcome).message}"
-            self._say("after_script failed", lambda now_ns: self._log.warning(text, time_ns=now_ns))
+            self.taker.say("after_script failed", lambda now_ns: self._log.warning(text, time_ns=now_ns))
         return failure
 
     def _script_body(self, body: str, stage: str, scope: StopScope, job_status: str = "running") -> Body:
@@ -526,7 +464,7 @@ class JobPath:
             stage.close(time.time_ns())
 
         try:
-            await self._take(Stage.CLEANUP_FILE_VARIABLES, work, script=scripted is not None)
+            await self.taker.take(Stage.CLEANUP_FILE_VARIABLES, work, script=scripted is not None)
         except JobFailure as failure:
             log.warning("cleanup of the job failed", error=failure.outcome.message)
 
@@ -535,108 +473,9 @@ class JobPath:
         files = [self._plan.variables.path(variable.key) for variable in self._plan.variables.files()]
         return [*files, self._plan.env_file, f"{tmp}/masking.db", f"{tmp}/.pyrunner-hook-env"]
 
-    # Steps and their sections
-
-    async def _take(self, stage: str, body: Body, *, key: str = "", script: bool = False) -> None:
-        """Take a stage with its section and headline, unless an earlier process saw it end."""
-        if self._job_scope.reason is not None:
-            # The cancel of the stage before was lost on its way: what ends the job ends it here.
-            raise Stopped(self._job_scope.reason)
-        name = key or str(stage)
-        self.stage = str(stage)
-        ended = self._steps.ended(name)
-        if ended is not None:
-            if ended.failure is not None:
-                raise JobFailure(ended.failure)
-            return
-        step = self._steps.begin(name, replayable=script, script=script)
-        self.in_tools = not script
-        self._log.section_start(stage, time_ns=step.at_ns)
-        self._log.header(headline(stage, self._plan.kind.name), time_ns=step.at_ns)
-        try:
-            await self._carry_out(step, stage, body, script=script)
-        except (JobFailure, ExecutorError) as error:
-            if self._is_detached():
-                # Broken by letting go of it, for all that is known: the next process takes the stage again.
-                raise Stopped(StopReason.DETACHED) from error
-            failure = error if isinstance(error, JobFailure) else failure_of(error)
-            self._close(step, stage, failure)
-            raise failure from error.__cause__ if failure is error else error
-        except (Stopped, asyncio.CancelledError):
-            if not self._is_detached():
-                self._was_cut = True
-                self._close(step, stage, None)
-            raise
-        self._close(step, stage, None)
-
-    async def _carry_out(self, step: Step, stage: str, body: Body, *, script: bool) -> None:
-        """The work of a stage; in a new place where the first one vanished, but no script of the job twice."""
-        has_scripts = script or (stage == Stage.GET_SOURCES and self._has_hooks())
-        for left in reversed(range(1 if has_scripts else self._plan.settings.section_attempts)):
-            try:
-                await body(step)
-                return
-            except EnvironmentLost:
-                if left == 0 or self._is_detached():
-                    raise
-            self._log.info(f"Retrying {stage}", time_ns=time.time_ns())
-            await self._environment.prepare()
-
-    def _has_hooks(self) -> bool:
-        runner = self._plan.runner
-        return bool(runner.pre_get_sources_script or runner.post_get_sources_script or self._plan.payload.hooks)
-
-    def _close(self, step: Step, stage: str, failure: JobFailure | None) -> None:
-        """The end of a stage, and what is to be said of it."""
-        now_ns = self._steps.moment(f"end {step.name}")
-        self._log.section_end(stage, time_ns=now_ns)
-        timed_out = self._job_scope.reason is StopReason.TIMEOUT
-        if failure is not None and failure.outcome.reason == Reason.TIMEOUT:
-            timed_out = True
-        if timed_out and stage != Stage.PREPARE_EXECUTOR:
-            self._log.warning(f"{stage} {CUT_OFF}", time_ns=now_ns)
-        if failure is not None and failure.outcome.reason == Reason.CANCELED:
-            self._log.warning("script canceled externally (UI, API)", time_ns=now_ns)
-        self._steps.end(step, failure.outcome if failure is not None else None)
-        self._on_stage(stage, (now_ns - step.at_ns) / 1e9)
-        self.in_tools = False
-        if self.on_tools_end is not None:
-            self.on_tools_end()
-
-    def _say(self, name: str, write: Callable[[int], None]) -> None:
-        """Lines between stages, written once."""
-        if self._steps.ended(name) is None:
-            step = self._steps.begin(name, replayable=True)
-            write(step.at_ns)
-            self._steps.end(step)
-
-    async def _limited(self, what: str, limit_s: float | None, work: Callable[[], Awaitable[None]]) -> None:
-        """Work within a limit of the configuration; one that is not shorter than the job's does not count."""
-        if limit_s is None or limit_s <= 0 or limit_s >= self._plan.payload.timeout_s:
-            await work()
-            return
-        began_ns = self._steps.moment(f"{what} began")
-        scope = StopScope(_loop_time(began_ns, limit_s))
-        try:
-            async with scope:
-                await work()
-        except Stopped as stop:
-            if scope.reason is None:
-                raise
-            failure = stage_timed_out(what, limit_s)
-            text = f"{self.stage} {CUT_OFF}"
-            if self._was_cut and self.stage != Stage.PREPARE_EXECUTOR:
-                self._say(f"{what} timed out", lambda now_ns: self._log.warning(text, time_ns=now_ns))
-            raise failure from stop
-
 
 def _status_of(failure: JobFailure | None) -> str:
     """``CI_JOB_STATUS`` behind the script."""
     if failure is None:
         return "success"
     return {Reason.CANCELED.value: "canceled", Reason.TIMEOUT.value: "timedout"}.get(failure.outcome.reason, "failed")
-
-
-def _loop_time(since_ns: int, seconds: float) -> float:
-    """The loop's time ``seconds`` after a moment of the wall clock."""
-    return asyncio.get_running_loop().time() + since_ns / 1e9 + seconds - time.time()

@@ -145,8 +145,8 @@ class JobRun:
     def detach(self, *, patience_s: float = 0.0) -> None:
         """Let go of the job without touching it. ``patience_s`` is how long it may take to end a stage that the next
         process would have to begin again."""
-        if patience_s > 0 and self.path is not None and self.path.in_tools:
-            self.path.on_tools_end = self.detach
+        if patience_s > 0 and self.path is not None and self.path.taker.in_tools:
+            self.path.taker.on_tools_end = self.detach
             asyncio.get_running_loop().call_later(patience_s, self.detach)
             return
         self._is_let_go = True
@@ -423,7 +423,7 @@ class JobRun:
     def _say_unfinished(self) -> None:
         """An interrupted script is not followed by its after_script: say so where there is one."""
         has_one = any(step.name == "after_script" and step.script for step in self.payload.steps)
-        if has_one and self.path is not None and self.path.script_over and self.path.stage != "after_script":
+        if has_one and self.path is not None and self.path.script_over and self.path.taker.stage != "after_script":
             text = "after_script failed, but job will continue unaffected: context canceled"
             self._log.warning(text, time_ns=self._steps.moment("unfinished"))
 

@@ -339,3 +339,38 @@ async def test_the_driver_sees_the_status_of_the_job(fake: FakeCoordinator, make
     assert "build_script: running\n" in job.log
     assert "after_script: success\n" in job.log
     assert "cleanup_file_variables: success\n" in job.log
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+async def test_what_a_job_leaves_in_its_repository_does_nothing(
+    shell: str, fake: FakeCoordinator, make_custom: Make, tmp_path: Path
+) -> None:
+    pwned = tmp_path / "pwned"
+    driver = PLAIN.replace('bash "$2"', f'{shell} "$2"') % f'config) echo \'{{"shell": "{shell}"}}\' ;;'
+    daemon = make_custom(driver)
+    commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n", ".gitattributes": "* text=auto\n"})
+    plant = [
+        f"act() {{ printf 'echo %s >>{pwned}; ' \"$1\"; }}; cd .git; mkdir -p info hooks worktrees/x",
+        'git config core.fsmonitor "$(act fsmonitor)false"; git config core.sshCommand "$(act ssh)"',
+        'git config filter.x.smudge "$(act smudge)cat"; git config filter.x.clean "$(act clean)cat"',
+        "echo '* filter=x' >info/attributes; git config credential.helper \"!$(act helper)\"",
+        "for hook in post-checkout pre-auto-gc reference-transaction post-index-change; do",
+        'printf "#!/bin/sh\\n%s\\n" "$(act $hook)" >hooks/$hook; done; chmod 755 hooks/*',
+        "touch index.lock refs/heads/main.lock; ln -s /etc/passwd planted; echo changed >../README",
+        "mkdir -p $CI_PROJECT_DIR.tmp/git-template/hooks; cp hooks/* $CI_PROJECT_DIR.tmp/git-template/hooks/",
+    ]
+    first = payload(1, plant, variables={"GIT_STRATEGY": "fetch"})
+    second = payload(2, ["cat README; ls .git .git/hooks 2>&1 || true; git config --list"], variables={"GIT_STRATEGY": "fetch"})
+    for found in (first, second):
+        found["git_info"] |= fake.git_info(commit)
+    job = fake.add_job(first)
+    daemon.start()
+    await ended(job)
+    assert job.state == "success", job.log
+    pwned.unlink(missing_ok=True)
+    job = await ended(fake.add_job(second))
+    assert job.state == "success", f"{job.log}\n{daemon.log}"
+    assert not pwned.exists(), f"{pwned.read_text()}\n{job.log}"
+    assert "hello\n" in job.log
+    for planted in ("fsmonitor", "filter.x", "planted", "post-checkout"):
+        assert planted not in job.log

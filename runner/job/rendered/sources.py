@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runner.identity import user_agent
-from runner.job.git_config import Remote, helper_settings, seed_config, template_config
+from runner.job.git_config import USER, Remote, helper_settings, seed_config, template_config
 from runner.job.git_safety import LOCKS, STEERING
 from runner.job.git_tool import SAFE
 from runner.job.script import notice, odd, quote
@@ -53,20 +53,26 @@ case $(head -c 8 "$1/index" | od -An -tx1 | tr -d ' \\n') in 4449524300000002) ;
 fi
 }
 """
-# Repositories of submodules below a directory: those that git cannot go on from, links, and what steers git, go.
-_MODULES = """\
+# Whether git can go on from a repository; with a second argument its head may lead to no commit yet.
+_WHOLE = """\
 pyrunner_whole() {
 [ -f "$1/HEAD" ] && [ ! -L "$1/HEAD" ] && [ -d "$1/refs" ] && [ -d "$1/objects" ] || return 1
 pyrunner_head=$(head -n 1 "$1/HEAD")
 case $pyrunner_head in
 'ref: '*)
 pyrunner_head=${pyrunner_head#ref: }
+if [ -n "${2-}" ]; then
+case $pyrunner_head in refs/*) return 0 ;; *) return 1 ;; esac
+fi
 [ -e "$1/$pyrunner_head" ] || cut -d ' ' -f 2- "$1/packed-refs" 2>/dev/null | grep -q -x -F -e "$pyrunner_head"
 ;;
 *[!0-9a-f]*) return 1 ;;
 *) [ "${#pyrunner_head}" -eq 40 ] || [ "${#pyrunner_head}" -eq 64 ] ;;
 esac
 }
+"""
+# Repositories of submodules below a directory: those that git cannot go on from, links, and what steers git, go.
+_MODULES = """\
 pyrunner_make_safe() {
 for pyrunner_entry in "$1"/* "$1"/.[!.]*; do
 if [ -L "$pyrunner_entry" ]; then
@@ -155,6 +161,7 @@ def render_clean_up(plan: SourcesPlan, secrets: Iterable[str]) -> str:
     lines = [FILES, f"pyrunner_remove {_words([*secrets, plan.external, plan.seed])}\n"]
     if plan.uses_git:
         lines += [f"if [ -d {quote(plan.project_dir)} ]; then\n(\ncd {quote(plan.project_dir)}\n", *_clear_locks(plan), ")\nfi\n"]
+    lines += _reject_login(plan)
     if not plan.job_cleanup:
         return "".join(lines)
     match plan.settings.git_strategy:
@@ -170,6 +177,16 @@ def render_clean_up(plan: SourcesPlan, secrets: Iterable[str]) -> str:
                 lines += _foreach(plan.submodules, "git", "reset", "--hard")
             lines.append(")\n")
     return "".join(lines)
+
+
+def _reject_login(plan: SourcesPlan) -> list[str]:
+    """Let the account's own keepers of logins forget the job's, which git has told them where a script used it (11.7)."""
+    if not plan.shares_logins or not plan.uses_git or plan.without_tokens or not plan.remote.host_base:
+        return []
+    # Not in the project, whose configuration could name keepers of its own.
+    text = quote(f"url={plan.remote.host_base}\nusername={USER}\n\n")
+    reject = "GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never git credential reject"
+    return [f"(unset GIT_DIR GIT_WORK_TREE; cd / && printf %s {text} | {reject}) >/dev/null 2>&1 || :\n"]
 
 
 def _git_work(plan: SourcesPlan) -> list[str]:
@@ -243,6 +260,7 @@ def _functions(plan: SourcesPlan) -> list[str]:
     if plan.without_tokens:
         lines.append(f"export CI_JOB_TOKEN={quote(plan.token)}\n")
     lines.append(f'pyrunner_git() {{ git {_words(options)} "$@"; }}\n')
+    lines.append(_WHOLE)
     if plan.clean_config:
         lines.append(_DISARM % {"steering": _words(STEERING)})
     if plan.submodules.is_wanted:
@@ -261,7 +279,7 @@ def _keep_format(plan: SubmodulesPlan) -> str:
 
 def _make_safe(plan: SourcesPlan) -> list[str]:
     """Remove what an earlier job may have put into the repository, and its stale locks."""
-    lines = ["if [ -L .git ] || [ ! -d .git ]; then pyrunner_remove .git; fi\n"]
+    lines = ["if [ -L .git ] || [ ! -d .git ] || ! pyrunner_whole .git unborn; then pyrunner_remove .git; fi\n"]
     if plan.clean_config:
         lines.append("if [ -d .git ]; then pyrunner_disarm .git; fi\n")
     lines += _clear_locks(plan)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 6
 
-.PHONY: demo test check unit fuzz large contract docker e2e lint format types clean
+.PHONY: demo test check unit fuzz large contract docker e2e thorough lint format types clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
@@ -44,13 +44,17 @@ large: $(STAMP)
 	$(BIN)/pytest -n 2 tests/large
 
 contract: $(STAMP)
-	$(BIN)/pytest -n $(WORKERS) tests/contract
+	$(BIN)/pytest -n $(WORKERS) -m "not thorough" tests/contract
 
 docker: $(STAMP)
 	$(BIN)/pytest -n 4 tests/docker
 
 e2e: $(STAMP)
-	$(BIN)/pytest -n 4 tests/e2e
+	$(BIN)/pytest -n 4 -m "not thorough" tests/e2e
+
+# What other tests try in short, at length: thousands of jobs, every recording through a driver. Takes an hour.
+thorough: $(STAMP)
+	$(BIN)/pytest -n 2 -m thorough tests
 
 clean:
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

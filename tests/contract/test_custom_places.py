@@ -48,7 +48,7 @@ def cases() -> list[Any]:
             if name in ARTIFACT_NOT_REPLAYED or not name.startswith(FAMILIES):
                 continue
             if golden.read(area, name)["executor"] == "shell":
-                marks = [] if SOONER.match(name) else [pytest.mark.slow]
+                marks = [] if SOONER.match(name) else [pytest.mark.thorough]
                 found.append(pytest.param(area, name, id=name, marks=marks))
     return found
 

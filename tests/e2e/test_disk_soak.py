@@ -50,7 +50,7 @@ def payload(number: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3000)
 async def test_a_small_disk_is_enough_for_thousands_of_jobs(
     fake: FakeCoordinator, make_daemon: Callable[..., Daemon], small_disk: Path

@@ -98,7 +98,7 @@ class Metrics:
         for level in ("panic", "fatal", "error", "warning"):
             self._errors.labels(level)
         # Ours: what jobs cost.
-        self._stages = self._own_histogram("job_stage_seconds", "Time of stages", (*TOKEN, "stage"), STAGE_BUCKETS)
+        self._stage_costs = self._own_histogram("job_stage_seconds", "Time of stages", (*TOKEN, "stage"), STAGE_BUCKETS)
         self._memory = self._own_histogram("job_peak_memory_bytes", "The largest process of jobs", TOKEN, MEMORY_BUCKETS)
         self._cpu = self._own_counter("job_cpu_seconds", "Processor time of jobs", (*TOKEN, "mode"))
         self._moved = self._own_counter("job_bytes", "Artifacts and remote caches of jobs", (*TOKEN, "direction"))
@@ -195,7 +195,7 @@ class Metrics:
         """What a job that has its result cost."""
         labels = (runner.short_token, self._system_id)
         for stage in costs.stages:
-            self._stages.labels(*labels, stage.name).observe(stage.duration_s)
+            self._stage_costs.labels(*labels, stage.name).observe(stage.duration_s)
         if costs.max_rss_bytes is not None:
             self._memory.labels(*labels).observe(costs.max_rss_bytes)
         for mode, seconds in (("user", costs.cpu_user_s), ("system", costs.cpu_system_s)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract import golden
+from tests.contract.differences import MOMENTS
 from tests.fakes import git_server
 from tests.fakes.coordinator import ENDED, FakeCoordinator, Job
 from tests.fakes.daemon import Daemon
@@ -56,6 +57,8 @@ async def replay(
         places = {"ROOT": str(home), "HOST": fake.places["HOST"], **tokens(len(recorded))}
         fake.places |= {"ROOT": str(home)}
         fake.faults.all = type(fake.faults)(golden.fill(server.get("faults") or [], places)).all
+        for number, moment in MOMENTS.get(scenario["name"], {}).items():
+            fake.faults.all[number].details |= moment
         commits = _make_repositories(scenario, fake)
         environment = golden.fill(scenario.get("environment") or {}, places)
         config = golden.without_costs(golden.fill(scenario["config_toml"], places))

@@ -16,7 +16,8 @@ from aiohttp import web
 
 @dataclass
 class Fault:
-    """Acts on the first ``count`` requests whose ``METHOD path`` matches, after ``skip`` of them."""
+    """Acts on the first ``count`` requests whose ``METHOD path`` matches, after ``skip`` of them. ``where`` is to be found
+    in their body; ``behind`` is the number of a fault that must have acted before."""
 
     pattern: str
     kind: str
@@ -47,7 +48,8 @@ class Faults:
         self.all.append(Fault(pattern, kind, count, details))
 
     def find(self, line: str, body: str) -> Fault | None:
-        return next((fault for fault in self.all if fault.matches(line, body)), None)
+        due = [fault for fault in self.all if "behind" not in fault.details or self.all[fault.details["behind"]].count <= 0]
+        return next((fault for fault in due if fault.matches(line, body)), None)
 
 
 def fill(text: str, request: web.Request, places: dict[str, str]) -> str:

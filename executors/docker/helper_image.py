@@ -126,12 +126,15 @@ def _id_of(said: Any) -> str:
 
 
 def outdated(listed: Iterable[Mapping[str, Any]], tag: str, now: datetime) -> list[str]:
-    """Names (of nameless ones the ids) of images, as the engine lists them, that earlier programs of hosts were made into."""
+    """Names (of nameless ones the ids) of images, as the engine lists them, that earlier programs of hosts were made into.
+
+    Names that somebody else gave them stay.
+    """
     found: list[str] = []
     for image in listed:
         names = image.get("RepoTags") or []
         if tag not in names and now - datetime.fromtimestamp(image["Created"], tz=UTC) >= KEPT:
-            found += names or [image["Id"]]
+            found += [name for name in names if name.startswith(f"{REPOSITORY}:")] if names else [image["Id"]]
     return found
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -16,7 +17,7 @@ from executors.docker.client import Engine
 from executors.docker.helper_image import HelperImages
 from tests.contract import golden
 from tests.contract.replay import replay
-from tests.docker import registry
+from tests.docker import images, registry
 from tests.docker.differences import IMAGES_DIFFER
 from tests.docker.registry import PASSWORD, USER
 
@@ -63,11 +64,11 @@ def registries(
 
 @pytest.fixture
 async def helper(engine: Engine, client: docker.APIClient) -> str:
-    """The id of the helper image, which has the name of the recordings too."""
-    image = await HelperImages(engine).own()
-    repository, _, tag = HELPER.partition(":")
-    client.tag(image.id, repository, tag)
-    return image.id
+    """The id of the image that has the name of the recordings' helper; the one of this host is there, too."""
+    await HelperImages(engine).own()
+    images.make(client, HELPER, images.debian(), ['CMD ["bash"]'])
+    about: Any = client.inspect_image(HELPER)  # type: ignore[no-untyped-call]
+    return str(about["Id"])
 
 
 @pytest.mark.parametrize("name", cases())

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 6
+WORKERS ?= 4
 
 .PHONY: demo test check unit fuzz large contract docker e2e thorough lint format types clean
 

@@ -28,26 +28,20 @@ from executors.base import (
 from executors.file_operations import write_private
 from executors.host_workspace import HostWorkspace
 from executors.registry import HostSettings
-from executors.supervised import SupervisedPlace
-from executors.supervision import WarmParent
+from executors.supervised import SupervisedExecutor, SupervisedPlace
 from executors.usage import FILE as USAGE_FILE
 
 LOGIN_TIMEOUT_S = 30.0
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
 
 
-class ShellExecutor:
+class ShellExecutor(SupervisedExecutor):
     """What all shell jobs of this daemon share: the warm parent, and the login environments it has read."""
 
     def __init__(self, host: HostSettings) -> None:
-        self._host = host
-        self.parent = WarmParent()
+        super().__init__(host)
         self._views_problem: str | None = None
         self.logins: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
-
-    async def open(self) -> None:
-        """Start the warm parent, so that the first job does not wait for it."""
-        self.parent.start()
 
     def environment(self, spec: JobSpec) -> Environment:
         """The place of one job on this host."""
@@ -71,10 +65,6 @@ class ShellExecutor:
         problem = self._views_problem if found.switch else "jobs run under the account of the runner itself"
         return Sharing(problem=problem or "", uid=found.uid, gid=found.gid)
 
-    async def close(self) -> None:
-        """Let the warm parent end; supervisors and their scripts go on."""
-        self.parent.close()
-
 
 class ShellEnvironment(SupervisedPlace):
     """One job on this host."""
@@ -82,7 +72,6 @@ class ShellEnvironment(SupervisedPlace):
     def __init__(self, executor: ShellExecutor, spec: JobSpec) -> None:
         super().__init__(executor.parent, spec)
         self._executor = executor
-        self._remarks: list[tuple[str, str]] = []
         self._user = account(spec.user)
         self.files: Workspace = HostWorkspace(self._link)
 
@@ -92,11 +81,6 @@ class ShellEnvironment(SupervisedPlace):
             raise PrepareError(f"shell {self._spec.shell} not found")
         self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor...")]
         await self._connect(self._user)
-
-    def remarks(self) -> Sequence[tuple[str, str]]:
-        """The line of the prepare stage."""
-        lines, self._remarks = self._remarks, []
-        return lines
 
     async def hostname(self) -> str:
         """This host's name."""

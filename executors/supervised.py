@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from executors.accounts import Account
 from executors.base import EnvironmentLost, ExitStatus, JobSpec, Output, PrepareError, Stream
 from executors.frames import FRAME
+from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
 
 log = structlog.get_logger()
@@ -21,6 +22,22 @@ log = structlog.get_logger()
 READ_BYTES = 1024 * 1024
 LOCK_POLL_S = 0.05
 SUPERVISOR_TRIES = 10
+
+
+class SupervisedExecutor:
+    """What all jobs of one such executor share: the warm parent of their supervisors."""
+
+    def __init__(self, host: HostSettings) -> None:
+        self._host = host
+        self.parent = WarmParent()
+
+    async def open(self) -> None:
+        """Start the warm parent, so that the first job does not wait for it."""
+        self.parent.start()
+
+    async def close(self) -> None:
+        """Let the warm parent end; supervisors and what they run go on."""
+        self.parent.close()
 
 
 class SupervisedPlace:
@@ -32,6 +49,12 @@ class SupervisedPlace:
         self._link = SupervisorLink(spec.record_dir)
         self._numbers = 0
         self._alive: set[str] = set()
+        self._remarks: list[tuple[str, str]] = []
+
+    def remarks(self) -> Sequence[tuple[str, str]]:
+        """The line of the prepare stage, once there is one."""
+        lines, self._remarks = self._remarks, []
+        return lines
 
     async def _connect(self, user: Account) -> None:
         """Find the supervisor, or start it."""

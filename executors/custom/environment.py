@@ -42,9 +42,7 @@ from executors.custom.exits import failure_of
 from executors.custom.reply import BadReply, parse_reply
 from executors.file_operations import write_private
 from executors.no_workspace import NoWorkspace
-from executors.registry import HostSettings
-from executors.supervised import SupervisedPlace
-from executors.supervision import WarmParent
+from executors.supervised import SupervisedExecutor, SupervisedPlace
 
 log = structlog.get_logger()
 
@@ -58,16 +56,8 @@ ABANDONED_GRACE_S = 10.0
 STAGE_NAMES = {"step_script": "build_script"}
 
 
-class CustomExecutor:
-    """What all custom jobs of this daemon share: the warm parent."""
-
-    def __init__(self, host: HostSettings) -> None:
-        self._host = host
-        self.parent = WarmParent()
-
-    async def open(self) -> None:
-        """Start the warm parent, so that the first job does not wait for it."""
-        self.parent.start()
+class CustomExecutor(SupervisedExecutor):
+    """What all custom jobs of this daemon share."""
 
     def environment(self, spec: JobSpec) -> Environment:
         """The place of one job."""
@@ -81,10 +71,6 @@ class CustomExecutor:
         environ = self._host.environment or os.environ
         return job_environment(account(None), environ, pass_env=("*",), hidden=self._host.hidden_env())
 
-    async def close(self) -> None:
-        """Let the warm parent end; supervisors and what they run go on."""
-        self.parent.close()
-
 
 class CustomEnvironment(SupervisedPlace):
     """One job. ``driver.json`` of the record is there as long as the driver may have to clean up."""
@@ -93,7 +79,6 @@ class CustomEnvironment(SupervisedPlace):
         super().__init__(executor.parent, spec)
         self._executor = executor
         self._config = None if spec.table is None else CustomConfig.from_values(spec.table)
-        self._remarks: list[tuple[str, str]] = []
         self._state_path = spec.record_dir / "driver.json"
         self._state = _read_state(self._state_path)
         self._script_dirs: dict[str, Path] = {}
@@ -104,11 +89,6 @@ class CustomEnvironment(SupervisedPlace):
     async def prepare(self) -> None:
         """Find or start the supervisor."""
         await self._connect(account(None))
-
-    def remarks(self) -> Sequence[tuple[str, str]]:
-        """The line of the prepare stage, once the driver has spoken."""
-        lines, self._remarks = self._remarks, []
-        return lines
 
     async def hostname(self) -> str:
         """The name that the driver gave the place; empty where it gave none."""

@@ -18,7 +18,7 @@ async def mirror_access(mirrors: Mirrors, plan: JobPlan, executor: Executor) -> 
     """What a job gets, also when it has it already. No job fails for the want of a mirror."""
     runner, accepted = plan.runner, plan.record.accepted
     # Git of jobs in containers runs in a helper, which has none of the job's mounts.
-    if not runner.git.mirror or plan.kind.in_containers or not isinstance(executor, SharesDirectories):
+    if plan.kind.in_containers or not isinstance(executor, SharesDirectories):
         return NO_MIRROR
     try:
         wish = wanted(plan)
@@ -26,8 +26,6 @@ async def mirror_access(mirrors: Mirrors, plan: JobPlan, executor: Executor) -> 
             return NO_MIRROR
         table = runner.tables.get(plan.kind.table or "", {})
         sharing = await executor.sharing(runner.pyrunner.job_user or accepted.job_user, table)
-        if sharing.uid is None:
-            return NO_MIRROR  # git works in the helper's container, which has none of the job's mounts
         return mirrors.give(wish, sharing, is_protected=is_protected(plan.payload))
     except (ExecutorError, OSError) as error:
         log.warning("no mirror for the job", error=str(error))

@@ -194,29 +194,29 @@ class JobPath:
     # Preparation
 
     async def _prepare(self) -> None:
-        if self._scripted is None:
-            was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
-            await self.taker.take(Stage.PREPARE_EXECUTOR, self._prepare_executor)
-            if was_made:
-                await self._make_place(lambda _: None)
-                self._environment.remarks()  # the log has them
-            await self.taker.take(Stage.PREPARE_SCRIPT, self._prepare_script)
-            return
-        place = self._environment
-        assert isinstance(place, ScriptedPlace)
         was_made = self._steps.ended(Stage.PREPARE_EXECUTOR) is not None
-        await self.taker.take(Stage.PREPARE_EXECUTOR, lambda step: self._provision(place, step))
+        await self.taker.take(Stage.PREPARE_EXECUTOR, self._prepare_executor if self._scripted is None else self._provision)
         if was_made:
             await self._make_place(lambda _: None)
-        self._use(self._replan(place.facts()))
+            self._environment.remarks()  # the log has them
+        if self._scripted is None:
+            await self.taker.take(Stage.PREPARE_SCRIPT, self._prepare_script)
+            return
+        self._use(self._replan(self._scripted_place().facts()))
         await self.taker.take(Stage.PREPARE_SCRIPT, self._scripted.prepare_script, script=True)
 
-    async def _provision(self, place: ScriptedPlace, step: Step) -> None:
+    def _scripted_place(self) -> ScriptedPlace:
+        place = self._environment
+        assert isinstance(place, ScriptedPlace)
+        return place
+
+    async def _provision(self, step: Step) -> None:
         """The same for a place that only its driver can make."""
         from runner.job.rendered.preparation import Preparation
 
         if self._plan.misconfigured is not None:
             raise self._plan.misconfigured
+        place = self._scripted_place()
         work = Preparation(self._environment, place, self._log, replan=self._replan, is_detached=self._is_detached)
         await work.run(self._plan, step)
         if self._plan.payload.run:

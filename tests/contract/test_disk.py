@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.contract.test_artifacts import ended
 from tests.contract.test_interventions import free_port
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
+from tests.small_disk import small_tmpfs
 from tests.waiting import until
 
 Make = Callable[..., Daemon]
@@ -36,11 +36,8 @@ def workspace(daemon: Daemon, project: str) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "runner-0"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    with small_tmpfs(tmp_path / "runner-0", "32m") as path:
+        yield path
 
 
 BUDGETS = "[pyrunner.disk]\n  {}\n[[runners]]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ import docker
 import pytest
 
 from tests.docker.conftest import state_filter
-from tests.e2e import killer
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
+from tests.killing import RESTART_LINE, start_to_die
 from tests.waiting import until
 
-KILLER = [sys.executable, str(Path(killer.__file__))]
-RESTART_LINE = "\x1b[0;33mWARNING: The runner was restarted, this stage is run again from its beginning\x1b[0;m\n"
 RESULT = ("failed", "script_failure", 7)
 DOCKER_FACTS = (
     "attempt",
@@ -97,13 +94,10 @@ async def test_killed_at(
     shared = tmp_path / "shared"
     shared.mkdir()
     daemon = make_daemon(volumes=f'["/cache", "{shared}:/shared"]')
-    daemon.command = KILLER
-    daemon.environment["KILL_AT"] = point
     job = fake.add_job(payload(fake))
-    daemon.start()
+    start_to_die(daemon, point)
     await until(lambda: not daemon.running or job.ended.is_set(), 120)
     assert not daemon.running, f"the point was never reached: {point}\n{job.log}\n{daemon.log}"
-    del daemon.environment["KILL_AT"]
     daemon.start()
     async with asyncio.timeout(120):
         await job.ended.wait()

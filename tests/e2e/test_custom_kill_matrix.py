@@ -11,7 +11,6 @@ import io
 import itertools
 import re
 import signal
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -24,10 +23,9 @@ from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
 from tests.fakes.driver import LOGGING, custom_table, sandbox_environment, write_program
+from tests.killing import KILLER, RESTART_LINE, KilledCase, without_places
 from tests.waiting import until
 
-KILLER = [sys.executable, str(Path(__file__).with_name("killer.py"))]
-RESTART_LINE = "\x1b[0;33mWARNING: The runner was restarted, this stage is run again from its beginning\x1b[0;m\n"
 RESULT = ("failed", "script_failure", 7)
 CONFIG = """concurrent = 4
 check_interval = 1
@@ -79,12 +77,13 @@ TORN = (
 ANEW = ("prepare_executor", "take down")
 
 
-class Case:
+class Case(KilledCase):
     """One job in the sandbox of the example driver, whose daemon is to die."""
 
+    death_s = 60.0
+
     def __init__(self, fake: FakeCoordinator, daemon: Daemon) -> None:
-        self.fake = fake
-        self.daemon = daemon
+        super().__init__(fake, daemon)
         self.marks = daemon.root / "marks"
         self.marks.mkdir()
         commit = fake.places.get("COMMIT") or git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
@@ -105,23 +104,6 @@ class Case:
         found["variables"].append({"key": "S", "value": "secret-word", "masked": True})
         found["git_info"] |= fake.git_info(commit)
         self.payload = found
-
-    def start(self, kill_at: str = "") -> None:
-        ordinary = self.daemon.command
-        if kill_at:
-            self.daemon.command = KILLER
-            self.daemon.environment["KILL_AT"] = kill_at
-        self.daemon.start()
-        self.daemon.command = ordinary
-        self.daemon.environment.pop("KILL_AT", None)
-
-    async def run(self, *points: str) -> Job:
-        job = self.fake.add_job(self.payload)
-        for point in points:
-            self.start(point)
-            assert await self.daemon.wait(60) == -signal.SIGKILL, f"{point} is never reached"
-        self.start()
-        return await self.over(job)
 
     async def over(self, job: Job) -> Job:
         await asyncio.wait_for(job.ended.wait(), 90)
@@ -150,9 +132,7 @@ class Case:
 
 def comparable(job: Job, daemon: Daemon) -> str:
     """The log without times and places, and without what was shown before a stage was shown again."""
-    log = job.log.replace(str(daemon.root), "ROOT").replace(job.payload["git_info"]["sha"][:8], "SHA")
-    log = re.sub(r"section_(start|end):\d+:", r"section_\1:T:", log)
-    log = re.sub(r"(Gitaly correlation ID: |correlation_id\x1b\[0;m=)[0-9a-f]+", r"\1ID", log)
+    log = without_places(job, daemon)
     while RESTART_LINE in log:
         before, _, after = log.partition(RESTART_LINE)
         again = re.match(r"section_start:T:\w+\r", after)
@@ -231,11 +211,11 @@ async def test_killed_while_the_driver_works(call: str, case: Case) -> None:
     slow = LOGGING.replace('exec "$DRIVER"', 'sleep 0.5\nexec "$DRIVER"')
     write_program(case.daemon.root / "driver.sh", slow)
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     log = case.daemon.root / "driver.log"
     await until(lambda: log.exists() and call in case.calls(), 60)
     case.daemon.kill()
-    case.start()
+    case.daemon.start()
     check(await case.over(job), case, anew=not call.startswith("run"))
 
 
@@ -244,7 +224,7 @@ async def test_executed_again_while_the_driver_works(call: str, case: Case) -> N
     slow = LOGGING.replace('exec "$DRIVER"', 'sleep 0.5\nexec "$DRIVER"')
     write_program(case.daemon.root / "driver.sh", slow)
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     pid = case.daemon.pid
     log = case.daemon.root / "driver.log"
     await until(lambda: log.exists() and call in case.calls(), 60)

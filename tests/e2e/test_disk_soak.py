@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
+from tests.small_disk import small_tmpfs
 
 JOBS = 2000
 PROJECTS = 60
@@ -25,11 +25,8 @@ DISK = """[pyrunner.disk]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "runner-0"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    with small_tmpfs(tmp_path / "runner-0", "64m") as path:
+        yield path
 
 
 def payload(number: int) -> dict[str, Any]:

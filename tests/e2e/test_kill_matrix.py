@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import signal
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +24,10 @@ from tests.fakes.bucket import bucket
 from tests.fakes.coordinator import FakeCoordinator, Job, Recorded, job_payload
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import Artifact
+from tests.killing import KILLER, RESTART_LINE, KilledCase, without_places
 from tests.waiting import processes_below, until
 
 Make = Callable[..., Daemon]
-KILLER = [sys.executable, str(Path(__file__).with_name("killer.py"))]
-RESTART_LINE = "\x1b[0;33mWARNING: The runner was restarted, this stage is run again from its beginning\x1b[0;m\n"
 UPLOADED = (
     "out/: found 2 matching artifact files and directories\x1b[0;m \n"
     'Uploading artifacts as "archive" to coordinator... 201 Created\x1b[0;m  '
@@ -99,12 +97,11 @@ def archive_of(name: str, content: str) -> bytes:
     return out.getvalue()
 
 
-class Case:
+class Case(KilledCase):
     """One job, whose daemon is to die, and what is known of the place where it runs."""
 
     def __init__(self, fake: FakeCoordinator, daemon: Daemon) -> None:
-        self.fake = fake
-        self.daemon = daemon
+        super().__init__(fake, daemon)
         commit = fake.places.get("COMMIT") or git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
         fake.places["COMMIT"] = commit
         mark = f"mark() {{ : > {daemon.root}/$1; }}; "
@@ -129,25 +126,6 @@ class Case:
         earlier = Artifact(form={"artifact_type": "archive"}, file_name="artifacts.zip", content=content)
         fake.jobs[9] = Job(payload=job_payload(9, []), state="success", artifacts=[earlier])
 
-    def start(self, kill_at: str = "") -> None:
-        """Start a daemon; one that is to die at a fact is started by ``killer.py``."""
-        ordinary = self.daemon.command
-        if kill_at:
-            self.daemon.command = KILLER
-            self.daemon.environment["KILL_AT"] = kill_at
-        self.daemon.start()
-        self.daemon.command = ordinary
-        self.daemon.environment.pop("KILL_AT", None)
-
-    async def run(self, *points: str) -> Job:
-        """Run the job through daemons of which each dies at its point, and a last one that does not."""
-        job = self.fake.add_job(self.payload)
-        for point in points:
-            self.start(point)
-            assert await self.daemon.wait(20) == -signal.SIGKILL, f"{point} is never reached"
-        self.start()
-        return await self.over(job)
-
     async def over(self, job: Job) -> Job:
         await asyncio.wait_for(job.ended.wait(), 30)
         jobs = self.daemon.state / "jobs"
@@ -166,9 +144,7 @@ class Case:
 
 def comparable(job: Job, daemon: Daemon) -> str:
     """The log without times and places, and without what was shown before a stage was shown again."""
-    log = job.log.replace(str(daemon.root), "ROOT").replace(job.payload["git_info"]["sha"][:8], "SHA")
-    log = re.sub(r"section_(start|end):\d+:", r"section_\1:T:", log)
-    log = re.sub(r"(Gitaly correlation ID: |correlation_id\x1b\[0;m=)[0-9a-f]+", r"\1ID", log)
+    log = without_places(job, daemon)
     # A repository that was begun before the kill is found again.
     log = log.replace("Reinitialized existing Git", "Initialized empty Git")
     log = log.replace("\x1b[32;1mCreated fresh repository.\x1b[0;m\n", "")
@@ -268,19 +244,19 @@ def at_call(fake: FakeCoordinator, name: str, moment: str, act: Callable[[], Non
 async def test_killed_at_a_call(name: str, moment: str, case: Case) -> None:
     at_call(case.fake, name, moment, case.daemon.kill)
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     assert await case.daemon.wait(20) == -signal.SIGKILL
-    case.start()
+    case.daemon.start()
     check(await case.over(job), case)
 
 
 @pytest.mark.parametrize("mark", MARKS)
 async def test_killed_while_a_script_runs(mark: str, case: Case) -> None:
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     await until((case.daemon.root / mark).exists)
     case.daemon.kill()
-    case.start()
+    case.daemon.start()
     check(await case.over(job), case)
 
 
@@ -296,7 +272,7 @@ async def test_killed_while_the_server_fails(fault: tuple[str, dict[str, Any]], 
 @pytest.mark.parametrize("mark", MARKS)
 async def test_executed_again_while_a_script_runs(mark: str, case: Case) -> None:
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     pid = case.daemon.pid
     await until((case.daemon.root / mark).exists)
     case.daemon.send(signal.SIGUSR2)
@@ -308,7 +284,7 @@ async def test_executed_again_while_a_script_runs(mark: str, case: Case) -> None
 async def test_executed_again_at_a_call(name: str, case: Case) -> None:
     at_call(case.fake, name, "before", lambda: case.daemon.send(signal.SIGUSR2))
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     pid = case.daemon.pid
     check(await case.over(job), case)
     os.kill(pid, 0)
@@ -317,7 +293,7 @@ async def test_executed_again_at_a_call(name: str, case: Case) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_stop_signal_in_the_middle_of_a_restart_is_not_lost(number: signal.Signals, case: Case) -> None:
     job = case.fake.add_job(case.payload)
-    case.start()
+    case.daemon.start()
     await until((case.daemon.root / "begun").exists)
     case.daemon.send(signal.SIGUSR2)
     await until(lambda: "Letting go of running jobs" in case.daemon.log)

@@ -17,6 +17,7 @@ import pytest
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
+from tests.small_disk import small_tmpfs
 from tests.waiting import until
 
 Make = Callable[..., Daemon]
@@ -132,11 +133,8 @@ async def test_a_restart_in_place_lets_a_stage_end(fake: FakeCoordinator, make_d
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "small"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    with small_tmpfs(tmp_path / "small", "1m") as path:
+        yield path
 
 
 async def test_a_full_disk_costs_the_log_not_the_job(fake: FakeCoordinator, make_daemon: Make, small_disk: Path) -> None:

@@ -40,6 +40,7 @@ class Output:
 class ExitStatus:
     """How a run ended: ``exit_code`` (0..255), or ``signal`` where the process itself was killed by one.
 
+    ``dormant`` is the process id of a run that was given up some time after its SIGKILL.
     ``truncated`` tells that output beyond the disk bound was dropped. ``leftovers`` names processes that the run left
     behind, each as ``"<pid> <command>"``. ``held`` tells that something held its pipes after its end and was not waited
     for. ``remarks`` are what the executor has to say of the end, for the log.
@@ -47,6 +48,7 @@ class ExitStatus:
 
     exit_code: int | None = None
     signal: int | None = None
+    dormant: int | None = None
     cpu_s: float = 0.0
     max_rss_bytes: int = 0
     truncated: bool = False

@@ -225,6 +225,7 @@ def _status(found: dict[str, Any]) -> ExitStatus:
     return ExitStatus(
         exit_code=found["exit_code"],
         signal=found["signal"],
+        dormant=found.get("dormant"),
         cpu_s=found["cpu_s"],
         max_rss_bytes=found["max_rss_bytes"],
         truncated=found["truncated"],

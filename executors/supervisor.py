@@ -39,6 +39,8 @@ POLL_WHILE_STOPPING_S = 0.02
 SETTLE_S = 0.05
 # What scripts get between SIGTERM and SIGKILL when no daemon says otherwise.
 ORPHAN_KILL_S = 10.0
+# How long a process group that was sent SIGKILL is waited for, with whatever holds its output, when nobody says otherwise.
+FORCE_KILL_S = 10.0
 # How long the rest of a process group is waited for once SIGKILL was sent to it: a dead process that nobody collects
 # counts as alive.
 GROUP_GONE_S = 2.0
@@ -65,6 +67,7 @@ class Run:
         self.truncated = False
         self.discarding = False
         self.stopping = False
+        self.is_dormant = False
         self.exit: int | None = None
         self.spent = Spent()
         self.give_up_at = 0.0
@@ -74,14 +77,18 @@ class Run:
 class Stop:
     """A kill under way: SIGTERM was sent, SIGKILL follows at ``deadline``; ``reply`` is answered when all is gone.
 
-    ``only``: these processes instead of everything of the job; ``is_group``: with the process groups that they lead.
+    ``only``: these processes instead of everything of the job; ``is_group``: with the process groups that they lead. Such a
+    group is given up so many seconds after its SIGKILL.
     """
 
-    def __init__(self, reply: int | None, deadline: float, only: list[int] | None, *, is_group: bool = False) -> None:
+    def __init__(
+        self, reply: int | None, deadline: float, only: list[int] | None, *, is_group: bool = False, force: float = 0.0
+    ) -> None:
         self.reply = reply
         self.deadline = deadline
         self.only = only
         self.is_group = is_group
+        self.give_up_at = deadline + force
 
 
 class Supervisor:
@@ -249,7 +256,7 @@ class Supervisor:
             if command == "start":
                 self.send({"id": request["id"], "started": self.start(request)})
             elif command == "stop" and request.get("group"):
-                self.stop_groups([request["run"]], request["grace"], request["id"])
+                self.stop_groups([request["run"]], request["grace"], request["id"], request.get("force", FORCE_KILL_S))
             elif command == "stop":
                 self.begin_stop(request["grace"], request["id"])
             elif command == "kill_tools":
@@ -410,7 +417,7 @@ class Supervisor:
             for run in self.runs.values():
                 if run.pid == pid:
                     run.exit = status
-                    run.give_up_at = time.monotonic() + HELD_PIPES_S
+                    run.give_up_at = max(run.give_up_at, time.monotonic() + HELD_PIPES_S)
                 if run.pid == pid or not (run.is_tool or self.is_run(pid)):
                     run.spent.add(usage)
 
@@ -428,12 +435,16 @@ class Supervisor:
                 self.close_pipe(run, fd)
             if not run.is_tool and not run.is_group and self.is_settling(run):
                 continue
-            if not run.is_tool:
-                save(self.spent, self.dir_fd)
-            self.write_status(run, held)
-            os.close(run.output_fd)
-            del self.runs[run.name]
-            self.send({"event": "exit", "run": run.name})
+            self.end_run(run, held)
+
+    def end_run(self, run: Run, held: bool) -> None:
+        """Leave the result of a run behind, and tell whoever waits."""
+        if not run.is_tool:
+            save(self.spent, self.dir_fd)
+        self.write_status(run, held)
+        os.close(run.output_fd)
+        del self.runs[run.name]
+        self.send({"event": "exit", "run": run.name})
 
     def is_settling(self, run: Run) -> bool:
         """Whether processes are left that may be about to end with their shell: they get a moment."""
@@ -446,12 +457,12 @@ class Supervisor:
 
     def write_status(self, run: Run, held: bool) -> None:
         """Leave the result behind, by rename: it is there whole or not at all."""
-        assert run.exit is not None
         status = run.exit
         leftovers = [] if run.stopping or run.is_tool or run.is_group else self.leftovers(run)
         result = {
-            "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "exit_code": os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
+            "dormant": run.pid if run.is_dormant else None,
             "cpu_s": run.spent.user_s + run.spent.system_s,
             "max_rss_bytes": run.spent.max_rss_bytes,
             "truncated": run.truncated,
@@ -493,13 +504,14 @@ class Supervisor:
         signal_all(descendants(os.getpid()), signal.SIGTERM)
         self.stops.append(Stop(reply, time.monotonic() + grace, None))
 
-    def stop_groups(self, names: list[str], grace: float, reply: int | None) -> None:
+    def stop_groups(self, names: list[str], grace: float, reply: int | None, force: float = FORCE_KILL_S) -> None:
         """SIGTERM to the process groups of these runs alone."""
         found = [run for run in self.runs.values() if run.name in names]
         for run in found:
             run.stopping = True
             signal_group(run.pid, signal.SIGTERM)
-        self.stops.append(Stop(reply, time.monotonic() + grace, [run.pid for run in found], is_group=True))
+        pids = [run.pid for run in found]
+        self.stops.append(Stop(reply, time.monotonic() + grace, pids, is_group=True, force=force))
 
     def kill_tools(self, reply: int) -> None:
         """End the tools that an earlier daemon left running."""
@@ -525,8 +537,20 @@ class Supervisor:
             elif left and time.monotonic() >= stop.deadline:
                 signal_all(left, signal.SIGKILL)
                 if stop.is_group:
-                    for pid in left:
-                        signal_group(pid, signal.SIGKILL)
+                    self.force_groups(stop, left)
+
+    def force_groups(self, stop: Stop, leaders: list[int]) -> None:
+        """SIGKILL to process groups. A run that lives on, or whose output somebody holds, is given up in the end."""
+        for pid in leaders:
+            signal_group(pid, signal.SIGKILL)
+        for run in [run for run in self.runs.values() if run.pid in leaders]:
+            run.give_up_at = max(run.give_up_at, stop.give_up_at)
+            if time.monotonic() >= stop.give_up_at:
+                run.is_dormant = True
+                held = bool(run.pipes)
+                for fd in list(run.pipes):
+                    self.close_pipe(run, fd)
+                self.end_run(run, held)
 
     def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""

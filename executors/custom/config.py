@@ -40,7 +40,7 @@ class CustomConfig(Table, frozen=True, kw_only=True):
     cleanup_args: Annotated[Strings, Option(help="Its arguments", env="-")] = ()
     cleanup_exec_timeout: Annotated[int, Option(help="Its limit, seconds")] = 0
     graceful_kill_timeout: Annotated[int, Option(help="Time between SIGTERM and SIGKILL, seconds")] = 0
-    force_kill_timeout: Annotated[int, Option(help="Time to wait after SIGKILL, seconds")] = 0
+    force_kill_timeout: Annotated[int, Option(help="Time after SIGKILL until a program is given up, seconds")] = 0
 
     def problems(self) -> Iterable[Problem]:
         """Jobs say the rest: they fail without ``run_exec``."""
@@ -74,6 +74,11 @@ class CustomConfig(Table, frozen=True, kw_only=True):
     def graceful_kill_s(self) -> float:
         """Between SIGTERM and SIGKILL."""
         return float(self.graceful_kill_timeout if self.graceful_kill_timeout > 0 else GRACEFUL_KILL_S)
+
+    @property
+    def force_kill_s(self) -> float:
+        """What a process group is waited for after SIGKILL."""
+        return float(self.force_kill_timeout if self.force_kill_timeout > 0 else FORCE_KILL_S)
 
     def _program(self, path: str, arguments: Strings, timeout_s: int) -> Program:
         return Program(path=path, arguments=arguments, timeout_s=float(timeout_s if timeout_s > 0 else STEP_TIMEOUT_S))

@@ -37,8 +37,8 @@ from executors.base import (
     Stream,
     Workspace,
 )
-from executors.custom.config import CustomConfig, Program
-from executors.custom.exits import failure_of
+from executors.custom.config import FORCE_KILL_S, CustomConfig, Program
+from executors.custom.exits import dormant, failure_of
 from executors.custom.reply import BadReply, parse_reply
 from executors.file_operations import write_private
 from executors.no_workspace import NoWorkspace
@@ -214,6 +214,10 @@ class CustomEnvironment(SupervisedPlace):
         """SIGTERM to the process group of the driver's run, later SIGKILL."""
         if not await self.ended(run):
             await self._stop_group(f"run-{run}", grace_s)
+            if await self.ended(run):
+                status = await super().wait(run)
+                if status.dormant is not None:
+                    log.error(str(dormant(status.dormant)))
 
     async def kill_tools(self) -> None:
         """There are no tools."""
@@ -286,8 +290,10 @@ class CustomEnvironment(SupervisedPlace):
             raise PrepareError(f"failed to start command: {error}") from error
 
     async def _stop_group(self, name: str, grace_s: float) -> None:
-        if self._link.connected:
-            await self._link.call("stop", run=name, grace=grace_s, group=True)
+        if not self._link.connected:
+            return
+        force_s = FORCE_KILL_S if self._config is None else self._config.force_kill_s
+        await self._link.call("stop", run=name, grace=grace_s, force=force_s, group=True)
 
     async def _stop_calls(self) -> None:
         """End the calls that an earlier daemon left running."""

@@ -16,6 +16,8 @@ _SIGNALS = {signal.SIGKILL: "killed", signal.SIGTERM: "terminated", signal.SIGHU
 
 def failure_of(status: ExitStatus, exit_code_file: Path) -> ExecutorError | None:
     """None for success, :class:`ReportedFailure` where the job failed, anything else where the driver did."""
+    if status.dormant is not None:
+        return dormant(status.dormant)
     match status.exit_code:
         case 0:
             return None
@@ -27,6 +29,11 @@ def failure_of(status: ExitStatus, exit_code_file: Path) -> ExecutorError | None
             return _unknown(-1, f"signal: {_signal_name(status.signal or 0)}")
         case code:
             return _unknown(code, f"exit status {code}")
+
+
+def dormant(pid: int) -> ExecutorError:
+    """A program that SIGKILL did not end, or whose output something else still holds."""
+    return ExecutorError(f"failed to kill process PID={pid}, likely process is dormant")
 
 
 def _reported(exit_code_file: Path) -> ExecutorError:

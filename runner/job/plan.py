@@ -36,6 +36,7 @@ _GIT_VARIABLES = re.compile(
 )
 SUPERVISOR_MARGIN_S = 120.0
 DRIVER_GRACE_S = 600.0
+DRIVER_FORCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,14 @@ class JobPlan:
             found = self.runner.tables.get(self.kind.table or "", {}).get("graceful_kill_timeout", 0)
             return float(found) if found > 0 else DRIVER_GRACE_S
         return self.runner.pyrunner.term_grace_s
+
+    @property
+    def force_kill_s(self) -> float:
+        """What a driver's program is waited for after SIGKILL; on other executors nothing is given up."""
+        if not self.kind.is_scripted:
+            return 0.0
+        found = self.runner.tables.get(self.kind.table or "", {}).get("force_kill_timeout", 0)
+        return float(found) if found > 0 else DRIVER_FORCE_S
 
     @property
     def script_shell(self) -> str:

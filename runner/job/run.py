@@ -313,6 +313,7 @@ class JobRun:
             self._steps,
             is_detached=lambda: self.is_detached,
             grace_s=lambda: self._grace_s,
+            force_s=self.plan.force_kill_s,
             has_company=self.plan.settings.debug_services,
         )
         return JobPath(

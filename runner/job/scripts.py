@@ -20,8 +20,8 @@ class ScriptRunner:
     """Starts a script under its journalled name, follows it, stops it. The same for a script that runs already.
 
     ``is_detached`` tells that another process takes over: then nothing is touched. ``grace_s`` is how long a script may
-    take to end after SIGTERM; it is asked for at the moment of the stop. ``has_company`` tells that something runs beside
-    the script whose output is wanted while it comes.
+    take to end after SIGTERM; it is asked for at the moment of the stop. ``force_s`` is how long what was killed is waited
+    for. ``has_company`` tells that something runs beside the script whose output is wanted while it comes.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class ScriptRunner:
         *,
         is_detached: Callable[[], bool],
         grace_s: Callable[[], float],
+        force_s: float = 0.0,
         has_company: bool = False,
     ) -> None:
         self._environment = environment
@@ -39,6 +40,7 @@ class ScriptRunner:
         self._steps = steps
         self._is_detached = is_detached
         self._grace_s = grace_s
+        self._force_s = force_s
         self._has_company = has_company
 
     async def run(self, step: Step, script: Script, scope: StopScope) -> ExitStatus:
@@ -59,7 +61,7 @@ class ScriptRunner:
         except (Stopped, asyncio.CancelledError):
             if self._is_detached():
                 raise
-            await finish(self._stop(step, following), within_s=self._grace_s() + KILL_MARGIN_S)
+            await finish(self._stop(step, following), within_s=self._grace_s() + self._force_s + KILL_MARGIN_S)
             raise
         except ExecutorError:
             following.close(self._steps.moment(f"end {step.name}"))

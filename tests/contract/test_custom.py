@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,12 @@ Make = Callable[..., Daemon]
 async def make_custom(tmp_path: Path, fake: FakeCoordinator) -> AsyncIterator[Make]:
     made: list[Daemon] = []
 
-    def make(driver: str = "", *, more: str = "", table: str = "", tables: str = "") -> Daemon:
+    def make(driver: str = "", *, more: str = "", table: str = "", tables: str = "", tool: str = "unshare") -> Daemon:
         """A daemon whose runner has the example driver, or ``driver`` as the text of a program; ``more`` goes into the table."""
         root = tmp_path / f"runner-{len(made)}"
         program = write_program(root / "driver.sh", driver or LOGGING)
         text = CONFIG.format(url=fake.url) + (DIRECTORIES.format(root=root) if driver or table else "")
-        daemon = Daemon(root, text + (table or custom_table(program, more)) + tables, environment=sandbox_environment(root))
+        daemon = Daemon(root, text + (table or custom_table(program, more)) + tables, environment=sandbox_environment(root, tool))
         made.append(daemon)
         return daemon
 
@@ -88,8 +88,9 @@ esac
 """
 
 
-async def test_a_job_runs_in_the_sandbox(fake: FakeCoordinator, make_custom: Make) -> None:
-    daemon = make_custom()
+@pytest.mark.parametrize("tool", ["unshare", "bwrap"])
+async def test_a_job_runs_in_the_sandbox(tool: str, fake: FakeCoordinator, make_custom: Make) -> None:
+    daemon = make_custom(tool=tool)
     commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
     found = payload(
         1,
@@ -103,7 +104,7 @@ async def test_a_job_runs_in_the_sandbox(fake: FakeCoordinator, make_custom: Mak
     daemon.start()
     await ended(job)
     assert job.state == "success", f"{job.log}\n{daemon.log}"
-    assert "Using Custom executor with driver unshare sandbox 1..." in job.log
+    assert f"Using Custom executor with driver {tool} sandbox 1..." in job.log
     assert "Created fresh repository." in job.log
     assert "hello\n/mnt/builds/git/app\n" in job.log
     assert "read-only\n" in job.log
@@ -125,8 +126,9 @@ async def test_a_job_runs_in_the_sandbox(fake: FakeCoordinator, make_custom: Mak
     assert job.token not in job.log
 
 
-async def test_the_exit_code_of_the_script_is_the_jobs(fake: FakeCoordinator, make_custom: Make) -> None:
-    job = await run(fake, make_custom(), ["exit 42"], after_script=["echo after $CI_JOB_STATUS"])
+@pytest.mark.parametrize("tool", ["unshare", "bwrap"])
+async def test_the_exit_code_of_the_script_is_the_jobs(tool: str, fake: FakeCoordinator, make_custom: Make) -> None:
+    job = await run(fake, make_custom(tool=tool), ["exit 42"], after_script=["echo after $CI_JOB_STATUS"])
     assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 42)
     assert "after failed\n" in job.log
     assert "ERROR: Job failed: exit status 42" in job.log
@@ -168,8 +170,9 @@ async def test_a_remote_cache_is_moved_by_the_place(fake: FakeCoordinator, make_
         )
 
 
-async def test_cancel_ends_the_script_and_after_script_runs(fake: FakeCoordinator, make_custom: Make) -> None:
-    daemon = make_custom()
+@pytest.mark.parametrize("tool", ["unshare", "bwrap"])
+async def test_cancel_ends_the_script_and_after_script_runs(tool: str, fake: FakeCoordinator, make_custom: Make) -> None:
+    daemon = make_custom(tool=tool)
     job = fake.add_job(payload(1, ["echo begun; sleep 600"], after_script=["echo after $CI_JOB_STATUS"]))
     daemon.start()
     await fake.until(lambda: "begun\n" in job.log, 30)
@@ -196,6 +199,67 @@ def _environ(process: Path, text: str) -> bool:
         return text.encode() in (process / "environ").read_bytes() and b"driver" in (process / "cmdline").read_bytes()
     except OSError:
         return False
+
+
+async def test_a_sandbox_that_cannot_be_made_is_a_system_failure(fake: FakeCoordinator, make_custom: Make) -> None:
+    daemon = make_custom(tool="bwrap")
+    bwrap = write_program(daemon.root / "bin" / "bwrap", "#!/bin/sh\necho 'bwrap: no namespaces' >&2\nexit 1\n")
+    daemon.environment["PATH"] = f"{bwrap.parent}:{os.environ['PATH']}"
+    job = await run(fake, daemon, ["echo never"])
+    assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
+    assert "bwrap: no namespaces" in job.log
+    assert "driver: the sandbox could not be made (exit status 1)" in job.log
+
+
+# Programs that SIGTERM does not end, with something behind them that holds their output and that no signal reaches.
+DORMANT = "trap '' TERM; setsid sleep 600 & echo $! >{pid}; sleep 600"
+IMPATIENT = "    force_kill_timeout = 1\n"
+QUICK = "    cleanup_exec_timeout = 1\n"
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Path]:
+    """Where the process id of what holds the output goes; it is ended behind the test."""
+    path = tmp_path / "holder.pid"
+    yield path
+    os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+async def test_a_program_that_does_not_end_is_given_up(fake: FakeCoordinator, make_custom: Make, holder: Path) -> None:
+    dormant = DORMANT.format(pid=holder)
+    daemon = make_custom(PLAIN % f"cleanup) {dormant} ;;", more=IMPATIENT + QUICK)
+    job = await run(fake, daemon, ["echo ran"])
+    assert job.state == "success"
+    told = re.search(r"WARNING: Cleanup script failed: failed to kill process PID=(\d+), likely process is dormant", job.log)
+    assert told, f"{job.log}\n{daemon.log}"
+    assert not Path(f"/proc/{told.group(1)}").exists()
+
+
+async def test_a_stage_that_does_not_end_is_given_up(fake: FakeCoordinator, make_custom: Make, holder: Path) -> None:
+    driver = PLAIN.replace(
+        'run) bash "$2"',
+        f"""run) [ "$3" != build_script ] || {{ echo begun; {DORMANT.format(pid=holder)}; }}
+  bash "$2\"""",
+    )
+    daemon = make_custom(driver % "", more=IMPATIENT)
+    job = fake.add_job(payload(1, ["echo never"], after_script=["echo after $CI_JOB_STATUS"]))
+    daemon.start()
+    await fake.until(lambda: "begun\n" in job.log, 60)
+    fake.cancel(job)
+    await ended(job)
+    assert job.state == "canceled"
+    assert "after canceled\n" in job.log, f"{job.log}\n{daemon.log}"
+    assert re.search(r"failed to kill process PID=\d+, likely process is dormant", daemon.log), daemon.log
+
+
+async def test_a_killed_program_is_waited_for(fake: FakeCoordinator, make_custom: Make) -> None:
+    """``force_kill_timeout`` is also patience: what still comes out of the program is read."""
+    late = "trap '' TERM; setsid sh -c 'sleep 12; echo so late >&2' & sleep 600"
+    daemon = make_custom(PLAIN % f"cleanup) {late} ;;", more=QUICK + "    force_kill_timeout = 60\n")
+    job = await run(fake, daemon, ["echo ran"])
+    text = "WARNING: Cleanup script failed: unknown Custom executor executable exit code -1; executable execution terminated with"
+    assert f"{text}: signal: killed" in job.log, job.log
+    assert "so late" in daemon.log
 
 
 async def test_what_a_driver_leaves_running_is_its_own(fake: FakeCoordinator, make_custom: Make, tmp_path: Path) -> None:

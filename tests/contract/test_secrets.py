@@ -242,3 +242,18 @@ async def test_gitlab_secrets_manager(fake: FakeCoordinator, make_daemon: Make, 
     assert job.state == "success", job.log
     assert 'Using "gitlab_secrets_manager" secret resolver...' in job.log
     assert providers.calls == ["GET /v1/secrets/kv/data/explicit/db"]
+
+
+async def test_a_provider_that_the_reference_does_not_know_is_left_out(fake: FakeCoordinator, make_daemon: Make) -> None:
+    """GitLab still describes secrets of Akeyless; GitLab Runner dropped that provider in 18.3."""
+    server = {
+        "access_id": "p-1",
+        "akeyless_api_url": "https://api.akeyless.io",
+        "akeyless_access_type": "jwt",
+        "jwt": "$ID_TOKEN",
+    }
+    secrets = {"DB": {"akeyless": {"name": "db", "server": server}, "file": False}}
+    job = await run(fake, make_daemon(), payload(secrets, ['echo "it is ${DB-unset}"']))
+    assert job.state == "success", job.log
+    assert "WARNING: Not resolved: no resolver that can handle the secret" in job.log
+    assert "it is unset\n" in job.log

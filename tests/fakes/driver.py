@@ -38,13 +38,13 @@ def write_program(path: Path, text: str) -> Path:
     return path
 
 
-def sandbox_environment(root: Path) -> dict[str, str]:
+def sandbox_environment(root: Path, tool: str = "unshare") -> dict[str, str]:
     """What the example driver goes by; it writes below ``root`` only. Tests lie in /tmp, which is the sandbox's own."""
-    assert shutil.which("unshare"), "the tests of the custom executor need unshare (util-linux)"
+    assert shutil.which(tool), f"the tests of the custom executor need {tool} (util-linux, bubblewrap)"
     return {
         "DRIVER": str(DRIVER),
         "DRIVER_ROOT": str(root / "places"),
         "DRIVER_LOG": str(root / "driver.log"),
-        "DRIVER_TOOL": "unshare",
+        "DRIVER_TOOL": tool,
         "DRIVER_HIDE": "",
     }

@@ -59,11 +59,15 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What all processes of a job have used together; ``max_rss_bytes`` is the largest process, as ``time -v`` counts."""
+    """What all processes of a job have used together; ``max_rss_bytes`` is the largest process, as ``time -v`` counts.
+
+    With ``peak_of`` ``"container"`` it is the largest container, as its cgroup counts; None where nobody counted memory.
+    """
 
     cpu_user_s: float
     cpu_system_s: float
-    max_rss_bytes: int
+    max_rss_bytes: int | None
+    peak_of: str = "process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from executors.docker.errors import EngineUnreachable, NotFound
 from executors.docker.helper import quote
 from executors.docker.lines import KeptLines, Level
 from executors.docker.logs import LogReader, Mark, has_begun
+from executors.docker.measures import Used, say_at_end, stats_of
 from executors.docker.stopping import is_running, stop_container
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ class Builder:
 
     async def _hand_over(self, run: str, container: str, nonce: str, script: Script) -> None:
         # In two parts: the script's own text must not look like its beginning.
-        program = f"printf %s%s {nonce[:16]} {nonce[16:]}\necho\n{script.text.decode(errors='surrogateescape')}"
+        begin = f"printf %s%s {nonce[:16]} {nonce[16:]}\necho\n{say_at_end(nonce)}"
+        program = begin + script.text.decode(errors="surrogateescape")
         line = f"eval {quote(program)}\n"
         shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
         self._input = shell
@@ -235,28 +237,33 @@ class Builder:
                     async for piece in pieces:
                         self._note_beginning(run, reader)
                         if piece.next_offset > self._limit_bytes:
-                            await self._end_flood(reader)
+                            await self._end_flood(run, reader)
                         elif piece.next_offset - len(piece.data) >= offset:
                             yield piece
                         elif piece.next_offset > offset:
                             yield replace(piece, data=piece.data[offset - piece.next_offset :])
                 if not await is_running(self._engine, reader.container):
-                    return
+                    break
             except NotFound:
-                return
+                break
             except EngineUnreachable:
                 self._was_cut = True
                 await self._until_reachable()
+        if reader.used is not None:
+            self._note_usage(run, reader.used)
+        rest = reader.rest()
+        if rest is not None and rest.next_offset > offset:
+            yield rest
 
     def _note_beginning(self, run: str, reader: LogReader) -> None:
         if reader.has_begun and self._journal.find("delivered", run) is None:
             self._journal.note("delivered", run)
 
-    async def _end_flood(self, reader: LogReader) -> None:
+    async def _end_flood(self, run: str, reader: LogReader) -> None:
         """A script must not fill the engine's disk: its output cannot be dropped there, so it is ended."""
         if not self._is_too_long:
             self._is_too_long = True
-            await stop_container(self._engine, reader.container, grace_s=0, all_processes=False)
+            await self._stop(run, reader.container, grace_s=0, all_processes=False)
             self._spend(reader.container)
 
     async def _until_reachable(self) -> None:
@@ -325,7 +332,28 @@ class Builder:
         if due is None:
             return
         self._spend(due["container"])
-        await stop_container(self._engine, due["container"], grace_s=grace_s, all_processes=all_processes)
+        await self._stop(run, due["container"], grace_s=grace_s, all_processes=all_processes)
+
+    async def _stop(self, run: str, container: str, *, grace_s: float, all_processes: bool) -> None:
+        async def measure() -> None:
+            # Who is killed says nothing any more.
+            used = await stats_of(self._engine, container)
+            if used is not None:
+                self._note_usage(run, used)
+
+        await stop_container(self._engine, container, grace_s=grace_s, all_processes=all_processes, before_kill=measure)
+
+    # What was used
+
+    def _note_usage(self, run: str, used: Used) -> None:
+        self._journal.note("used by", run, **used.as_json())
+
+    def used(self) -> list[Used] | None:
+        """What the container has used in each run so far; None where that is lost of one."""
+        known = self._journal.all("used by")
+        if not self._journal.all("due").keys() <= known.keys():
+            return None
+        return [Used.from_json(one) for one in known.values()]
 
     async def detach(self) -> None:
         """Let go of connections and of work that was begun."""

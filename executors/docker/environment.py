@@ -19,15 +19,17 @@ from executors.base import (
     Output,
     OutputSink,
     Script,
+    Usage,
     Workspace,
     WorkspaceError,
 )
 from executors.docker.builder import Builder
-from executors.docker.errors import EngineUnreachable
+from executors.docker.errors import EngineUnreachable, NotFound
 from executors.docker.helper import Helper, command
 from executors.docker.hook_runs import HookRuns
 from executors.docker.journal import Journal
 from executors.docker.lines import KeptLines, Level
+from executors.docker.measures import READ, Used, parse, stats_of, sum_up
 from executors.docker.ownership import image_owner
 from executors.docker.place import JobPlace, explained
 from executors.docker.scratch import JobFiles
@@ -86,6 +88,7 @@ class DockerEnvironment:
             self._place = self._make_place(found["attempt"])
             await self._place.plan()
             self._place.adopt(found)
+            await self._note_earlier_helper()
             self._is_prepared = True
             self._builder.begin()
             # What services wrote before is in the log of the job already, but for what nobody was there to read.
@@ -240,6 +243,38 @@ class DockerEnvironment:
             await self._files.leave_direct()
         status = await self._helper.run(command(argv, cwd=cwd or "/", env=env, stdin=stdin), output)
         return ExitStatus(exit_code=status)
+
+    async def usage(self) -> Usage | None:
+        """See :class:`executors.base.MeasuresUsage`: of the containers of scripts, helpers and services. A service that has
+        ended is not counted."""
+        runs = self._builder.used()
+        if runs is None or self._place is None:
+            return None
+        found = [*runs, *(Used.from_json(one) for one in self._journal.all("used by helper").values())]
+        services = self._place.services
+        if services is not None and services.services and not services.running:
+            await services.find()
+        running = services.running if services is not None else ()
+        asked = [self._helper_used(), *(stats_of(self._engine, service.container) for service in running)]
+        return sum_up([*found, *(used for used in await asyncio.gather(*asked) if used is not None)])
+
+    async def _helper_used(self) -> Used | None:
+        if not self._helper.is_running:
+            return None
+        said: list[bytes] = []
+        await self._helper.run(READ, lambda piece: said.append(piece.data))
+        return parse(b"".join(said).decode(errors="replace"))
+
+    async def _note_earlier_helper(self) -> None:
+        """What the helper of an earlier daemon has used: it is about to be replaced."""
+        name = self._known.names.helper
+        try:
+            about = await self._engine.call(lambda client: client.inspect_container(name))
+        except NotFound:
+            return
+        used = await stats_of(self._engine, about["Id"])
+        if used is not None:
+            self._journal.note("used by helper", about["Id"], **used.as_json())
 
     async def kill_tools(self) -> None:
         """A helper that an earlier daemon left is replaced by the next one of its name."""

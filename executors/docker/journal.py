@@ -44,3 +44,7 @@ class Journal:
     def find(self, fact: str, name: str = "") -> dict[str, Any] | None:
         """What is known under a name."""
         return self._facts.get((fact, name))
+
+    def all(self, fact: str) -> dict[str, dict[str, Any]]:
+        """All that is known of a kind, by name."""
+        return {name: values for (kind, name), values in self._facts.items() if kind == fact}

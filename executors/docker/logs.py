@@ -15,6 +15,7 @@ from typing import Any
 
 from executors.base import Output, Stream
 from executors.docker.client import Engine
+from executors.docker.measures import FiguresCut, Used
 from executors.docker.streams import Demultiplexer
 
 # Times are told as finely as the log of a job shows them where many lines come at once: pieces of one time are one piece.
@@ -61,7 +62,8 @@ class Mark:
 class LogReader:
     """Reads the output of one run. ``start`` is where the log stood when the run was due.
 
-    ``has_begun`` tells that the nonce was seen; ``end`` is the place behind everything that was read.
+    ``has_begun`` tells that the nonce was seen; ``end`` is the place behind everything that was read. Neither the nonce nor
+    what the script's shell says of its container is output.
     """
 
     def __init__(self, engine: Engine, container: str, nonce: str, start: Mark) -> None:
@@ -72,6 +74,13 @@ class LogReader:
         self.end = start.copy()
         self.offset = 0
         self.has_begun = False
+        self._figures = FiguresCut(nonce)
+        self._last_ns = 0
+
+    @property
+    def used(self) -> Used | None:
+        """What the container has used, if its shell has said it."""
+        return self._figures.used
 
     async def read(self, *, follow: bool) -> AsyncGenerator[Output, None]:
         """Output from where the last reading stopped; with ``follow`` up to the end of the container.
@@ -96,6 +105,15 @@ class LogReader:
         self.end = self._start.copy()
         self.offset = 0
         self.has_begun = False
+        self._figures = FiguresCut(self._figures.nonce)
+
+    def rest(self) -> Output | None:
+        """The end of the output, where it was not clear before that it is output."""
+        data = self._figures.rest()
+        if not data:
+            return None
+        self.offset += len(data)
+        return Output(Stream.STDOUT, self._last_ns, data, self.offset)
 
     def _pieces(self, frames: list[tuple[int, bytes]], to_skip: int) -> list[Output | int]:
         """The output in frames, neighbours of one stream and time put together; at the end how much is still to be
@@ -124,7 +142,9 @@ class LogReader:
             if not self.has_begun and kind == Stream.STDOUT and self._nonce in data:
                 self.has_begun = True
                 data = data.replace(self._nonce, b"", 1)
-            rounded_ns = at_ns - at_ns % TIME_STEP_NS
+            if self._figures.concern(data):
+                data = self._figures.feed(kind, data)
+            self._last_ns = rounded_ns = at_ns - at_ns % TIME_STEP_NS
             if (kind, rounded_ns) != (stream, time_ns) or size > PIECE_BYTES:
                 hand_on()
                 stream, time_ns = kind, rounded_ns

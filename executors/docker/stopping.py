@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -31,10 +32,18 @@ done
 """
 
 
-async def stop_container(engine: Engine, container: str, *, grace_s: float, all_processes: bool) -> None:
+async def stop_container(
+    engine: Engine,
+    container: str,
+    *,
+    grace_s: float,
+    all_processes: bool,
+    before_kill: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """SIGTERM, then SIGKILL, to everything in a container; returns when it has ended.
 
-    ``all_processes`` tells everybody in it, not only its first process. An engine that is gone is not waited for.
+    ``all_processes`` tells everybody in it, not only its first process. ``before_kill`` is done where a SIGKILL is needed.
+    An engine that is gone is not waited for.
     """
     deadline = time.monotonic() + grace_s
     try:
@@ -47,6 +56,8 @@ async def stop_container(engine: Engine, container: str, *, grace_s: float, all_
                 if not await is_running(engine, container):
                     return
                 await asyncio.sleep(POLL_S)
+        if before_kill is not None:
+            await before_kill()
         await engine.call(lambda client: client.kill(container))
         async with engine.stream("POST", f"/containers/{container}/wait") as response:
             await response.read()

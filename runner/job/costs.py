@@ -55,8 +55,8 @@ class StageTime(msgspec.Struct, frozen=True, kw_only=True):
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """What a job cost. Processor and memory are those of all its processes, tools of the runner's included: ``max_rss_bytes`` is
-    the largest process, as ``time -v`` counts; both None where the executor cannot tell. Bytes are those of artifacts and
-    remote caches.
+    the largest process, as ``time -v`` counts, or (``peak_of``) the largest container, as its cgroup counts; both None where
+    the executor cannot tell. Bytes are those of artifacts and remote caches.
     """
 
     duration_s: float
@@ -64,6 +64,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     cpu_user_s: float | None = None
     cpu_system_s: float | None = None
     max_rss_bytes: int | None = None
+    peak_of: str = "process"
     up_bytes: int = 0
     down_bytes: int = 0
     log_bytes: int = 0
@@ -106,6 +107,7 @@ async def sum_up(record: JobRecord, environment: Environment, *, log_bytes: int,
         cpu_user_s=usage.cpu_user_s if usage is not None else None,
         cpu_system_s=usage.cpu_system_s if usage is not None else None,
         max_rss_bytes=usage.max_rss_bytes if usage is not None else None,
+        peak_of=usage.peak_of if usage is not None else "process",
         up_bytes=counts[UP],
         down_bytes=counts[DOWN],
         log_bytes=log_bytes,
@@ -121,7 +123,7 @@ def describe(costs: Costs) -> list[str]:
     if costs.cpu_user_s is not None and costs.cpu_system_s is not None:
         lines.append(f"CPU:     {costs.cpu_user_s:.2f} s user, {costs.cpu_system_s:.2f} s system")
     if costs.max_rss_bytes is not None:
-        lines.append(f"Memory:  {format_size(costs.max_rss_bytes)} in the largest process")
+        lines.append(f"Memory:  {format_size(costs.max_rss_bytes)} in the largest {costs.peak_of}")
     lines.append(f"Moved:   {format_size(costs.up_bytes)} up, {format_size(costs.down_bytes)} down")
     if costs.cache_hits or costs.cache_misses:
         lines.append(f"Caches:  {costs.cache_hits} found, {costs.cache_misses} missed")

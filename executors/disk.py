@@ -13,7 +13,7 @@ class Item:
 
     ``size_bytes`` is what its removal gives back, ``last_used_ns`` Unix nanoseconds. ``in_use`` is what the keeper itself
     knows of its use; what running jobs hold is known to the budget. ``device`` is the file system (``st_dev``), 0 where
-    nobody knows it.
+    nobody knows it, negative on another host.
     """
 
     name: str
@@ -57,4 +57,8 @@ class KeepsOnDisk(Protocol):
 
     def disk_kinds(self) -> Sequence[DiskKind]:
         """What it keeps; asked for once, after it was opened."""
+        ...
+
+    def disk_places(self) -> Sequence[str]:
+        """Directories of this host that jobs fill there, as far as they are known yet."""
         ...

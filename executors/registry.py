@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from executors.base import Executor
@@ -13,11 +14,13 @@ from executors.tables import Table
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
     """Facts of this daemon that executors need. ``pass_env`` are globs of environment variables that jobs inherit;
-    ``state_dir`` is the daemon's; ``hidden_env`` names, when asked, the variables that never reach a job."""
+    ``state_dir`` is the daemon's; ``hidden_env`` names, when asked, the variables that never reach a job; ``records`` are the
+    directories of all jobs that there are, whoever follows them."""
 
     state_dir: str
     pass_env: tuple[str, ...] = ()
     hidden_env: Callable[[], frozenset[str]] = frozenset
+    records: Callable[[], Sequence[Path]] = list
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

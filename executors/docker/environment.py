@@ -75,7 +75,7 @@ class DockerEnvironment:
         return self._place
 
     def _make_place(self, attempt: str) -> JobPlace:
-        return JobPlace.of(self._executor, self._spec, attempt, self._lines)
+        return JobPlace.of(self._executor, self._spec, attempt, self._lines, self._journal)
 
     # Preparation
 
@@ -294,6 +294,7 @@ class DockerEnvironment:
             async with asyncio.timeout(CLEANUP_S):
                 keeps = self._place is not None and self._place.table.volume_keep
                 await remove_all(self._engine, self._executor.state_id, self._spec.record_dir.name, keeps_volumes=keeps)
+            self._executor.uses(self._engine, self._journal).end()
         except EngineUnreachable as error:
             log.warning("containers of the job wait for the engine", job=self._spec.job_id, error=str(error))
             self._executor.remove_later(self._engine, self._spec.record_dir.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -11,22 +12,31 @@ from typing import Any
 
 import structlog
 
-from executors.base import Environment, ExecutorError, JobSpec, Sharing
+from executors.base import Environment, ExecutorError, JobSpec, PrepareError, Sharing
+from executors.disk import DiskKind
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
+from executors.docker.disk import ELSEWHERE, OnEngines
 from executors.docker.environment import DockerEnvironment
 from executors.docker.errors import EngineUnreachable
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import Pulls
+from executors.docker.journal import Journal
+from executors.docker.kept_images import KeptImages
+from executors.docker.kept_volumes import KeptVolumes
+from executors.docker.ledger import Ledger
 from executors.docker.shared import check_sharing
+from executors.docker.shelf import Shelf
 from executors.docker.sweep import remove_all, sweep
+from executors.docker.uses import JobUses, key_of, used_by
 from executors.file_operations import write_private
 from executors.registry import HostSettings
 
 log = structlog.get_logger()
 
 STATE_ID_FILE = "docker-id"
+KEPT = "docker"
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
@@ -39,6 +49,9 @@ class DockerExecutor:
         self._engines: dict[Connection, Engine] = {}
         self._pulls: dict[Connection, Pulls] = {}
         self._helpers: dict[Connection, HelperImages] = {}
+        self._volumes: dict[Connection, Shelf] = {}
+        self._images: dict[Connection, Shelf] = {}
+        self._roots: dict[Connection, str] = {}
         self._sweeping: set[asyncio.Task[None]] = set()
         self.state_id = ""
 
@@ -90,6 +103,7 @@ class DockerExecutor:
 
     async def _sweep(self, engine: Engine, kept: Callable[[], Collection[str]]) -> None:
         try:
+            await self._root_of(engine)
             await sweep(engine, self.state_id, kept)
         except ExecutorError as error:
             log.warning("leftovers of earlier jobs could not be removed", host=engine.connection.host, error=str(error))
@@ -102,8 +116,59 @@ class DockerExecutor:
         if connection not in self._engines:
             self._engines[connection] = engine = Engine(connection)
             self._pulls[connection] = Pulls()
-            self._helpers[connection] = HelperImages(engine)
+            self._stock(engine)
         return self._engines[connection], self._pulls[connection], self._helpers[connection]
+
+    # What is kept on engines
+
+    def _stock(self, engine: Engine) -> None:
+        """Know what is kept on an engine, from here on."""
+        connection = engine.connection
+        folder = Path(self._host.state_dir) / KEPT / hashlib.sha256(connection.host.encode()).hexdigest()[:16]
+        images = KeptImages(engine, Ledger(folder / "images"), self._used)
+        self._volumes[connection] = KeptVolumes(engine, Ledger(folder / "volumes"), self._used, self.state_id)
+        self._images[connection] = images
+        self._helpers[connection] = HelperImages(engine, lambda image, name: images.ledger.add(key_of(image), name))
+
+    def _used(self) -> set[str]:
+        return used_by(self._host.records())
+
+    def uses(self, engine: Engine, journal: Journal) -> JobUses:
+        """What one job uses of it."""
+        return JobUses(journal, self._volumes[engine.connection], self._images[engine.connection])
+
+    def disk_kinds(self) -> Sequence[DiskKind]:
+        """See :class:`executors.disk.KeepsOnDisk`."""
+        return (
+            OnEngines("volumes", lambda: list(self._volumes.values()), self._device_of),
+            OnEngines("images", lambda: list(self._images.values()), self._device_of),
+        )
+
+    def disk_places(self) -> Sequence[str]:
+        """See :class:`executors.disk.KeepsOnDisk`."""
+        return [root for root in self._roots.values() if root]
+
+    async def _device_of(self, shelf: Shelf) -> int:
+        root = await self._root_of(shelf.engine)
+        try:
+            return Path(root).stat().st_dev if root else ELSEWHERE
+        except OSError:
+            return 0
+
+    async def _root_of(self, engine: Engine) -> str:
+        """The directory of this host in which an engine keeps everything; empty for an engine of another one.
+
+        Raises :class:`ExecutorError`.
+        """
+        connection = engine.connection
+        if connection not in self._roots:
+            about: Mapping[str, Any] = await engine.call(lambda client: client.info())
+            try:
+                await asyncio.to_thread(check_sharing, connection)
+                self._roots[connection] = str(about.get("DockerRootDir") or "")
+            except PrepareError:
+                self._roots[connection] = ""
+        return self._roots[connection]
 
     async def sharing(self, user: str | None, table: Mapping[str, Any]) -> Sharing:
         """Binds of one container, whose processes are whose its image says."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,10 +31,12 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686"
 
 
 class HelperImages:
-    """The helper images of one engine. What is made is made once, and again when this host's programs change."""
+    """The helper images of one engine. What is made is made once, and again when this host's programs change; ``made`` is
+    told the id and the name of it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, made: Callable[[str, str], None] = lambda image, name: None) -> None:
         self._engine = engine
+        self._made = made
         self._lock = asyncio.Lock()
         self._root: HostRoot | None = None
         self._signature: tuple[object, ...] = ()
@@ -79,11 +81,13 @@ class HelperImages:
             with tempfile.NamedTemporaryFile(prefix="pyrunner-helper-") as file:
                 await asyncio.to_thread(root.write, file)
                 file.flush()
-                await self._engine.call(lambda client: _import(client, file.name, tag))
+                found = await self._engine.call(lambda client: _import(client, file.name, tag))
         except OSError as error:
             # A program that was replaced meanwhile, a full disk: the next job looks again.
             self._root = None
             raise PrepareError(f"the helper image could not be made: {error}") from error
+        if found:
+            self._made(found, tag)
         log.info("helper image made", image=tag)
         try:
             await self._engine.call(lambda client: _remove_old(client, tag, datetime.now(tz=UTC)))
@@ -100,8 +104,9 @@ def _check_engine(client: docker.APIClient) -> None:
         raise ExecutorError(f'no helper image can be made: {text}; set "helper_image" in [runners.docker]')
 
 
-def _import(client: docker.APIClient, path: str, tag: str) -> None:
-    """Make the image, unless somebody else does meanwhile: then theirs is taken, and this one removed."""
+def _import(client: docker.APIClient, path: str, tag: str) -> str:
+    """Make the image, unless somebody else does meanwhile: then theirs is taken, and this one removed. The id of the one
+    that was made, empty where it was not."""
     repository, _, version = tag.partition(":")
     changes = [f"ENV PATH={SEARCH_PATH}", f"LABEL {LABEL}={version}", 'CMD ["sh"]']
     said: Any = client.import_image_from_file(path, changes=changes)
@@ -110,8 +115,9 @@ def _import(client: docker.APIClient, path: str, tag: str) -> None:
         client.inspect_image(tag)  # type: ignore[no-untyped-call]
     except docker.errors.ImageNotFound:
         client.tag(found, repository, version)
-    else:
-        client.remove_image(found)
+        return found
+    client.remove_image(found)
+    return ""
 
 
 def _id_of(said: Any) -> str:

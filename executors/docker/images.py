@@ -23,6 +23,7 @@ from executors.docker.lines import Level, Lines
 from executors.docker.policy import Platform, effective_policies, parse_platform, shown
 from executors.docker.progress import PullProgress
 from executors.docker.reference import InvalidReference, Reference, parse_reference
+from executors.docker.uses import JobUses
 
 PULL_TRIES = 3
 PAUSE_MIN_S = 2.0
@@ -129,7 +130,8 @@ class Pulls:
 
 
 class JobImages:
-    """The images of one job. ``home`` is the home directory of the runner's account."""
+    """The images of one job. ``home`` is the home directory of the runner's account, ``uses`` what keeps images from being
+    removed while the job needs them."""
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class JobImages:
         logins: RegistryLogins = NO_LOGINS,
         home: Path,
         stall_s: float = STALL_S,
+        uses: JobUses | None = None,
     ) -> None:
         self._engine = engine
         self._pulls = pulls
@@ -147,6 +150,7 @@ class JobImages:
         self._logins = logins
         self._home = home
         self._stall_s = stall_s
+        self._uses = uses
         self._used: set[tuple[str, str]] = set()
 
     async def get(self, name: str, *, policies: Sequence[str] = (), platform: str = "", lines: Lines) -> Image:
@@ -176,7 +180,7 @@ class JobImages:
         raise _failure(f'failed to pull image "{name}" with specified policies {shown(effective)}: {last}', last) from last
 
     async def _by(self, policy: str, name: str, platform: Platform | None, lines: Lines) -> Image:
-        image = await find_image(self._engine, name, platform)
+        image = await self._find(name, platform)
         if image is not None and (name, image.id) in self._used:
             return image
         if policy == "never":
@@ -189,11 +193,30 @@ class JobImages:
             lines.add(Level.PLAIN, 'Using locally found image version due to "if-not-present" pull policy')
             return image
         credentials = await find_credentials(name, self._logins, home=self._home, lines=lines)
+        before, had = await self._ids(), image
         await self._pull(name, platform, credentials, lines)
         image = await find_image(self._engine, name, platform)
+        if image is not None and self._uses is not None:
+            if had is None or had.id != image.id:
+                self._uses.made_image(image.id, parse_reference(name).name, is_new=image.id not in before)
+            image = await self._find(name, platform)
         if image is None:
             raise PullFailed(f"No such image: {name}")
         return image
+
+    async def _find(self, name: str, platform: Platform | None) -> Image | None:
+        """The image, which stays from here on; of one that is on its way out the end is waited for."""
+        while True:
+            image = await find_image(self._engine, name, platform)
+            if image is None or self._uses is None or await self._uses.take_image(image.id):
+                return image
+
+    async def _ids(self) -> set[str]:
+        """All images that the engine has."""
+        if self._uses is None:
+            return set()
+        async with self._engine.stream("GET", "/images/json") as response:
+            return {one["Id"] for one in json.loads(await response.read())}
 
     # Pulling
 

@@ -14,6 +14,22 @@ log = structlog.get_logger()
 FILE = "docker.jsonl"
 
 
+def facts(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the journal of somebody else's record says, by kind and name; what cannot be read is passed over."""
+    try:
+        raw = (directory / FILE).read_bytes()
+    except OSError:
+        return {}
+    found = {}
+    for line in raw.splitlines():
+        try:
+            fact = json.loads(line)
+            found[fact["fact"], fact["name"]] = fact
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 class Journal:
     """Facts of one job's place by kind and name; the last one of a name counts. A torn last line is passed over."""
 

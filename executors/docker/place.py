@@ -34,11 +34,13 @@ from executors.docker.service_group import ServiceGroup
 from executors.docker.services import check_allowed_services, plan_services
 from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
+from executors.docker.uses import JobUses
 from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, parse_entry, plan_volumes
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
     from executors.docker.executor import DockerExecutor
+    from executors.docker.journal import Journal
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class JobPlace:
     table: DockerConfig
     images: JobImages
     helper_images: HelperImages
+    uses: JobUses
     names: Names
     labels: dict[str, str]
     lines: KeptLines
@@ -66,13 +69,14 @@ class JobPlace:
     services: ServiceGroup | None = None
 
     @classmethod
-    def of(cls, executor: DockerExecutor, spec: JobSpec, attempt: str, lines: KeptLines) -> JobPlace:
-        """The place of a job; ``attempt`` are the hexadecimal digits of its names."""
+    def of(cls, executor: DockerExecutor, spec: JobSpec, attempt: str, lines: KeptLines, journal: Journal) -> JobPlace:
+        """The place of a job; ``attempt`` are the hexadecimal digits of its names, ``journal`` is where its uses are noted."""
         need = spec.containers
         assert need is not None
         table = DockerConfig.from_values(need.table or {})
         engine, pulls, helper_images = executor.engine(table)
         slot = need.slot
+        uses = executor.uses(engine, journal)
         logins = tuple(Login(username=one.username, password=one.password, server=one.registry) for one in need.logins)
         return cls(
             engine=engine,
@@ -85,7 +89,9 @@ class JobPlace:
                 table,
                 logins=RegistryLogins(variable=need.auth_config, is_runners_own=need.own_auth_config, payload=logins),
                 home=Path(executor.environ.get("HOME") or "/root"),
+                uses=uses,
             ),
+            uses=uses,
             helper_images=helper_images,
             names=Names(
                 unique=unique_name(slot.short_token, slot.project_id, slot.number),
@@ -167,6 +173,7 @@ class JobPlace:
         """
         if self.table.volume_keep:
             self.lines.add(Level.WARNING, KEEPS_ANONYMOUS)
+        await self.uses.take_volumes(self.volumes.kept)
         # What is mounted must be there first: the engine would make it, too, without a label.
         await asyncio.gather(
             create_network(self.engine, self.network, self.table, self.labels),
@@ -217,7 +224,11 @@ class JobPlace:
     async def _get_helper(self, lines: Lines) -> None:
         configured = self.need.expand(self.table.helper_image)
         self.hardened = not configured
-        self.helper_image = (await self.helper_images.get(configured, self.images, lines)).reference
+        while True:
+            image = await self.helper_images.get(configured, self.images, lines)
+            if await self.uses.take_image(image.id):
+                self.helper_image = image.reference
+                return
 
     def adopt(self, found: dict[str, Any]) -> None:
         """Take over what an earlier daemon found out."""

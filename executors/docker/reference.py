@@ -45,6 +45,11 @@ class Reference:
         """What is pulled of it: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
 
+    @property
+    def name(self) -> str:
+        """As the engine lists what was pulled by it."""
+        return f"{self.familiar}@{self.digest}" if self.digest else f"{self.familiar}:{self.version}"
+
 
 def split_registry(name: str) -> tuple[str, str]:
     """Registry and rest of a name; a first part is a registry when it cannot be a directory of the default one."""

@@ -84,6 +84,11 @@ class Volumes:
         """Names of the volumes that go with the job."""
         return tuple(mount.name for mount in self.made if not mount.reusable)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the volumes that stay for the next job."""
+        return tuple(mount.name for mount in self.made if mount.reusable)
+
 
 def parse_entry(text: str) -> Entry:
     """One of ``volumes``. Raises :class:`InvalidSpec`."""

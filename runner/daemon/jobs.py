@@ -149,13 +149,16 @@ class Jobs:
             if name not in self._executors:
                 settings = self._config().pyrunner
                 host = HostSettings(
-                    state_dir=str(settings.state_dir), pass_env=settings.pass_env, hidden_env=self._secret_variables
+                    state_dir=str(settings.state_dir),
+                    pass_env=settings.pass_env,
+                    hidden_env=self._secret_variables,
+                    records=self._store.directories,
                 )
                 executor = KINDS[name].load(host)
                 await executor.open()
                 self._executors[name] = executor
                 if self._disk is not None and isinstance(executor, KeepsOnDisk):
-                    self._disk.add(*executor.disk_kinds())
+                    self._disk.add(*executor.disk_kinds(), places=executor.disk_places)
         return self._executors[name]
 
     def _secret_variables(self) -> frozenset[str]:

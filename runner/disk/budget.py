@@ -66,6 +66,7 @@ class DiskBudget:
     def __init__(self, settings: Callable[[], DiskConfig], places: Callable[[], Sequence[str]]) -> None:
         self._settings = settings
         self._places = places
+        self._more_places: list[Callable[[], Sequence[str]]] = []
         self._probe = Probe()
         self._pressure = _Pressure()
         self._failed_at = float("-inf")
@@ -77,9 +78,10 @@ class DiskBudget:
         self.is_low = False
         self.on_change: Callable[[], None] = lambda: None
 
-    def add(self, *kinds: DiskKind) -> None:
-        """Look after these, too."""
+    def add(self, *kinds: DiskKind, places: Callable[[], Sequence[str]] = tuple) -> None:
+        """Look after these, too, and let there be room at ``places``."""
         self.kinds += [KindState(kind) for kind in kinds]
+        self._more_places.append(places)
 
     @contextlib.asynccontextmanager
     async def held(self, paths: Sequence[str]) -> AsyncIterator[None]:
@@ -120,7 +122,8 @@ class DiskBudget:
         return not low
 
     async def _look(self, floor: int) -> list[Space]:
-        self.spaces = await self._probe.look(self._places())
+        places = [*self._places(), *(path for more in self._more_places for path in more())]
+        self.spaces = await self._probe.look(places)
         return [space for space in self.spaces if space.free_bytes < floor]
 
     def _begin_relief(self, low: Sequence[Space], floor: int) -> bool:

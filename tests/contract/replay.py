@@ -13,6 +13,7 @@ from tests.contract.differences import MOMENTS
 from tests.fakes import git_server
 from tests.fakes.coordinator import ENDED, FakeCoordinator, Job
 from tests.fakes.daemon import Daemon
+from tests.waiting import until
 
 
 @dataclass
@@ -98,15 +99,19 @@ async def _run_jobs(
     before: Callable[[int, Path], None],
 ) -> list[Job]:
     server = scenario.get("server") or {}
+    recorded = scenario["jobs"]
     jobs: list[Job] = []
     together = server.get("together") or scenario["name"].endswith("-slots")
-    states = [end[0] for end in ends] or [entry["state"] for entry in scenario["jobs"]]
-    for number, (entry, state) in enumerate(zip(scenario["jobs"], states, strict=True)):
+    states = [end[0] for end in ends] or [entry["state"] for entry in recorded]
+    for number, (entry, state) in enumerate(zip(recorded, states, strict=True)):
         before(number, Path(places["ROOT"]))
         payload = _with_commit(golden.fill(entry["payload"], places), commit)
         jobs.append(fake.add_job(payload, finalize_202=server.get("finalize_202", 0)))
         if not together:
             await _until_over(fake, jobs[-1], state, timeout_s)
+            if state in ENDED and number + 1 < len(recorded):
+                # Its slot is free only then, and the next job gets the same one.
+                await until(lambda: not any((daemon.state / "jobs").iterdir()))
     if together:
         for job, state in zip(jobs, states, strict=True):
             await _until_over(fake, job, state, timeout_s)

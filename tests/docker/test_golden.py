@@ -29,6 +29,7 @@ _RULES = (
     (re.compile(r" with digest \S+"), ""),  # other tests have pushed, and the recording had, the same image
     (re.compile(r"(drwx\S+) +\d+( .* \.git)$", re.MULTILINE), r"\1 N\2"),  # git-lfs makes a directory
     (re.compile(r" \([a-z_]+\.go:\d+:\d+s\)"), ""),
+    (re.compile(r"^ +(?!1 )\d+(?= root +)", re.MULTILINE), "   PID"),  # of all but the first process: the engine's matter
     (re.compile(r"concurrent-0-[0-9a-f]{16}"), "concurrent-0-ATTEMPT"),
     (re.compile(r"runner-[0-9a-f]{32}-cache"), "runner-STORE-cache"),
     (re.compile(r"(Reini|Ini)tialized (existing|empty) Git repository"), "Initialized Git repository"),

@@ -27,6 +27,7 @@ UP = "up"
 DOWN = "down"
 HIT = "hit"
 MISS = "miss"
+_STAGES = frozenset(Stage)
 
 
 class Tally:
@@ -81,7 +82,7 @@ def stage_times(facts: Iterable[Fact]) -> tuple[StageTime, ...]:
             began[fact.step] = fact.at_ns
         elif isinstance(fact, StepEnded) and fact.step in began:
             name = fact.step.partition(" ")[0]
-            if name in tuple(Stage) or name.startswith("step_"):
+            if name in _STAGES or name.startswith("step_"):
                 begin_ns = began[fact.step]
                 so_far = found.get(name) or StageTime(name=name, began_s=begin_ns / 1e9, duration_s=0.0)
                 spent_s = so_far.duration_s + (fact.at_ns - begin_ns) / 1e9

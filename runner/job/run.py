@@ -7,6 +7,7 @@ been done.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -227,18 +228,17 @@ class JobRun:
         if outcome is None:
             return None
         if self.path is not None:
-            await self._sum_up(outcome)
+            await self._sum_up()
         return self._conclude(outcome)
 
-    async def _sum_up(self, outcome: Outcome) -> None:
+    async def _sum_up(self) -> None:
         """What the job cost, found out once: whoever writes the end of the log again writes the same."""
         if self._steps.known("costs") is None:
             now_ns = self._steps.moment("concluded")
             costs = await sum_up(self.record, self._environment, log_bytes=self._spool.size, now_ns=now_ns)
             self._steps.note("costs", lambda: encode_costs(costs))
-        write_report(self.record, self.costs, outcome, project_id=self.payload.job_info.project_id)
 
-    @property
+    @functools.cached_property
     def costs(self) -> Costs | None:
         """What the job cost, once it has ended; None for one that never began."""
         text = self._steps.known("costs")
@@ -450,10 +450,12 @@ class JobRun:
             await cleanup
         self._log_end(decided.outcome)
         self._spool.close()
-        if result is not ReportResult.UNREPORTED:
-            self.record.remove(keeps_log=self._settings.keeps_logs)
-        else:
+        if result is ReportResult.UNREPORTED or self._settings.keeps_logs:
+            write_report(self.record, self.costs, decided.outcome, project_id=self.payload.job_info.project_id)
+        if result is ReportResult.UNREPORTED:
             self.record.close()
+        else:
+            self.record.remove(keeps_log=self._settings.keeps_logs)
         return result
 
     async def _report(self, decided: Decided) -> ReportResult:

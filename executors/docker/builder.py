@@ -179,7 +179,7 @@ class Builder:
 
     async def _hand_over(self, run: str, container: str, nonce: str, script: Script) -> None:
         # In two parts: the script's own text must not look like its beginning.
-        begin = f"printf %s%s {nonce[:16]} {nonce[16:]}\necho\n{say_at_end(nonce)}"
+        begin = f"printf '%s%s\\n' {nonce[:16]} {nonce[16:]}\n{say_at_end(nonce)}"
         program = begin + script.text.decode(errors="surrogateescape")
         line = f"eval {quote(program)}\n"
         shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
@@ -231,9 +231,10 @@ class Builder:
             return
         if offset != reader.offset:
             reader.rewind()
+        is_live = True
         while True:
             try:
-                async with contextlib.aclosing(reader.read(follow=True)) as pieces:
+                async with contextlib.aclosing(reader.read(follow=is_live)) as pieces:
                     async for piece in pieces:
                         self._note_beginning(run, reader)
                         if piece.next_offset > self._limit_bytes:
@@ -243,7 +244,10 @@ class Builder:
                         elif piece.next_offset > offset:
                             yield replace(piece, data=piece.data[offset - piece.next_offset :])
                 if not await is_running(self._engine, reader.container):
-                    break
+                    if not is_live or not await self._engine.is_podman():
+                        break
+                    # Followers of a Podman may be left behind when the container ends.
+                    is_live = False
             except NotFound:
                 break
             except EngineUnreachable:
@@ -322,6 +326,10 @@ class Builder:
             except EngineUnreachable:
                 self._was_cut = True
                 await self._until_reachable()
+                continue
+            if about["State"]["Running"]:
+                # Podman has answered too early before.
+                await asyncio.sleep(ENGINE_POLL_S)
                 continue
             exit_code = int(answer["StatusCode"])
             return exit_code, _oom(about) if exit_code else []

@@ -20,6 +20,7 @@ import docker.errors
 import docker.tls
 import requests
 
+from executors.docker.blocking import BlockingStream, TlsStream
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineUnreachable, engine_error
 from executors.docker.streams import Hijacked, read_head
@@ -27,6 +28,7 @@ from executors.docker.streams import Hijacked, read_head
 T = TypeVar("T")
 
 THREADS = 16
+OLDEST_API = "1.41"
 # The longest answer that a call waits for; a container that is stopped may take its whole grace.
 CALL_TIMEOUT_S = 300
 CONNECT_TIMEOUT_S = 60.0
@@ -46,6 +48,7 @@ class Engine:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._is_podman = False
         self._session: aiohttp.ClientSession | None = None
 
     # Control calls
@@ -81,27 +84,37 @@ class Engine:
             return self._client
 
     def _connect(self) -> docker.APIClient:
-        base_url = self.connection.base_url
-        if self.connection.socket_path is not None:
-            base_url = f"http+unix://{self.connection.socket_path}"
+        path = self.connection.socket_path
+        if path is not None:
             # Tried first: the library leaves a socket open where nobody listens.
             with socket.socket(socket.AF_UNIX) as attempt:
-                attempt.connect(self.connection.socket_path)
-        folder = self.connection.certificates
+                attempt.connect(path)
+        self.connection.ssl_context()
+        probe = self._make_client(OLDEST_API)
+        try:
+            about: Any = probe.version(api_version=False)
+        except BaseException:
+            probe.close()
+            raise
+        self._is_podman = any(part.get("Name") == "Podman Engine" for part in about.get("Components") or ())
+        probe.close()
+        return self._make_client(self.connection.api_version or str(about["ApiVersion"]))
+
+    def _make_client(self, version: str) -> docker.APIClient:
+        """A client that asks the engine nothing yet: it would with what the environment of the daemon says of proxies and
+        certificates, which is not meant for the engine."""
+        path, folder = self.connection.socket_path, self.connection.certificates
         tls: docker.tls.TLSConfig | bool = False
         if folder is not None:
-            self.connection.ssl_context()
-            tls = docker.tls.TLSConfig(
-                client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")), ca_cert=str(folder / "ca.pem"), verify=True
-            )
+            certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
+            tls = docker.tls.TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
         client = docker.APIClient(
-            base_url=base_url,
-            version=self.connection.api_version or "auto",
+            base_url=self.connection.base_url if path is None else f"http+unix://{path}",
+            version=version,
             timeout=CALL_TIMEOUT_S,
             tls=tls,
             max_pool_size=THREADS,
         )
-        # What the daemon's environment says of proxies is not meant for the engine.
         client.trust_env = False
         client.max_redirects = 0
         return client
@@ -121,6 +134,11 @@ class Engine:
         major, _, minor = text.partition(".")
         return int(major), int(minor)
 
+    async def is_podman(self) -> bool:
+        """Whether it is Podman that speaks Docker's API."""
+        await self.call(lambda client: client)
+        return self._is_podman
+
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -139,7 +157,10 @@ class Engine:
             text = f"dial unix {path}: connect: {(os.strerror(cause.errno or 0)).lower()}"
             advice = "check if the path is correct and if the daemon is running"
             return EngineUnreachable(f"failed to connect to the docker API at {host}; {advice}: {text}")
-        return EngineUnreachable(f"error during connect to the docker API at {host}: {cause or error}")
+        text = f"error during connect to the docker API at {host}: {cause or error}"
+        if isinstance(cause, ssl.SSLError) and self.connection.certificates is not None:
+            text += f": check that engine and runner have certificates of one authority, those in {self.connection.certificates}"
+        return EngineUnreachable(text)
 
     # Streams
 
@@ -187,42 +208,49 @@ class Engine:
             raise engine_error(status, _explanation(rest))
         return found
 
-    def connect_raw(self, path: str, *, body: Any = None) -> socket.socket:
-        """The same for a thread: a blocking socket whose stream begins behind the answer's head."""
+    def connect_raw(self, path: str, *, body: Any = None) -> BlockingStream:
+        """The same for a thread: its stream begins behind the answer's head."""
         with self._translated():
             version = self._connected().api_version
             target = urllib.parse.urlsplit(f"{self.connection.base_url}/v{version}{path}")
-            sock = self._dial_raw(target)
+            stream = self._dial_raw(target)
             try:
-                sock.sendall(_upgrade(target, None, body))
-                status, rest = _read_head_raw(sock)
+                stream.sendall(_upgrade(target, None, body))
+                status, rest = _read_head_raw(stream)
                 if status in (101, 200):
-                    sock.settimeout(None)
-                    return sock
+                    stream.settimeout(None)
+                    return stream
             except BaseException:
-                sock.close()
+                stream.close()
                 raise
-            sock.close()
+            stream.close()
         raise engine_error(status, _explanation(rest))
 
-    def _dial_raw(self, target: urllib.parse.SplitResult) -> socket.socket:
+    def _dial_raw(self, target: urllib.parse.SplitResult) -> BlockingStream:
         if self.connection.socket_path is not None:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(CONNECT_TIMEOUT_S)
             sock.connect(self.connection.socket_path)
-            return sock
+            return BlockingStream(sock)
         secure = target.scheme == "https"
         sock = socket.create_connection((target.hostname or "", target.port or (443 if secure else 80)), CONNECT_TIMEOUT_S)
-        context = self.connection.ssl_context() or ssl.create_default_context() if secure else None
-        return context.wrap_socket(sock, server_hostname=target.hostname) if context is not None else sock
+        if not secure:
+            return BlockingStream(sock)
+        try:
+            return TlsStream(sock, self.connection.ssl_context() or ssl.create_default_context(), target.hostname or "")
+        except BaseException:
+            sock.close()
+            raise
 
     async def _dial(self, target: urllib.parse.SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             if self.connection.socket_path is not None:
                 return await asyncio.open_unix_connection(self.connection.socket_path)
-            context = self.connection.ssl_context() if target.scheme == "https" else None
-            port = target.port or (443 if target.scheme == "https" else 80)
-            return await asyncio.open_connection(target.hostname, port, ssl=context)
+            is_secure = target.scheme == "https"
+            port = target.port or (443 if is_secure else 80)
+            return await asyncio.open_connection(
+                target.hostname, port, ssl=(self.connection.ssl_context() or True) if is_secure else None
+            )
 
     async def _url(self, path: str) -> str:
         # The client is made, and the version agreed upon, by the first control call.
@@ -265,17 +293,17 @@ def _upgrade(target: urllib.parse.SplitResult, params: Mapping[str, str] | None,
     return head.encode() + payload
 
 
-def _read_head_raw(sock: socket.socket) -> tuple[int, bytes]:
+def _read_head_raw(stream: BlockingStream) -> tuple[int, bytes]:
     """The status of an answer; for one that is no success what came of its body."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         # Byte by byte: what is behind the head belongs to the stream.
-        byte = sock.recv(1)
+        byte = stream.recv(1)
         if not byte:
             raise ConnectionResetError("the engine closed the connection")
         head += byte
     status = int(head.split(b" ", 2)[1])
-    return status, b"" if status in (101, 200) else sock.recv(ERROR_BYTES)
+    return status, b"" if status in (101, 200) else stream.recv(ERROR_BYTES)
 
 
 def _explanation(body: bytes) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from executors.base import PrepareError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-TRUE_WORDS = frozenset({"1", "t", "true", "yes", "on"})
+CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,14 @@ class Connection:
         return f"{'https' if secure else 'http'}://{rest.rstrip('/')}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """How the engine is verified: by the folder's ``ca.pem`` alone. Raises :class:`PrepareError`."""
+        """How the engine is verified: by the folder's ``ca.pem`` alone. Raises :class:`PrepareError`, which names the file
+        that cannot be used."""
         if self.certificates is None:
             return None
         folder = self.certificates
         try:
+            for name in CERTIFICATES:
+                (folder / name).open("rb").close()
             context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.load_cert_chain(folder / "cert.pem", folder / "key.pem")

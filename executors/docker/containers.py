@@ -362,7 +362,8 @@ async def create(engine: Engine, container: Container) -> str:
     try:
         return await _create(engine, container)
     except EngineError as error:
-        if error.status != 409:
+        # Podman knows no conflicts.
+        if error.status != 409 and "name is already in use" not in error.explanation:
             raise _refused(error) from error
     await remove(engine, container.name)
     try:

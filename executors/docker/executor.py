@@ -26,7 +26,7 @@ from executors.docker.journal import Journal
 from executors.docker.kept_images import KeptImages
 from executors.docker.kept_volumes import KeptVolumes
 from executors.docker.ledger import Ledger
-from executors.docker.shared import check_sharing
+from executors.docker.shared import check_host, check_sharing
 from executors.docker.shelf import Shelf
 from executors.docker.sweep import remove_all, sweep
 from executors.docker.uses import JobUses, key_of, used_by
@@ -175,6 +175,7 @@ class DockerExecutor:
         del user
         engine, _, _ = self.engine(DockerConfig.from_values(table))
         check_sharing(engine.connection)
+        await check_host(engine)
         return Sharing()
 
     async def close(self) -> None:

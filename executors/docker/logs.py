@@ -23,6 +23,8 @@ TIME_STEP_NS = 1_000_000
 PIECE_BYTES = 256 * 1024
 # Records of two streams may stand in the file a moment out of order.
 OVERLAP_S = 2
+SECOND_BYTES = len("2026-01-02T03:04:05")
+ZONE_BYTES = len("+01:00")
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class LogReader:
         self.end = start.copy()
         self.offset = 0
         self.has_begun = False
+        self._held = b""
         self._figures = FiguresCut(nonce)
         self._last_ns = 0
 
@@ -105,11 +108,13 @@ class LogReader:
         self.end = self._start.copy()
         self.offset = 0
         self.has_begun = False
+        self._held = b""
         self._figures = FiguresCut(self._figures.nonce)
 
     def rest(self) -> Output | None:
         """The end of the output, where it was not clear before that it is output."""
-        data = self._figures.rest()
+        data = self._held + self._figures.rest()
+        self._held = b""
         if not data:
             return None
         self.offset += len(data)
@@ -139,9 +144,8 @@ class LogReader:
                 data = data[passed:]
             at_ns = _time_ns(stamp)
             self.end.advance(at_ns // 1_000_000_000, len(data))
-            if not self.has_begun and kind == Stream.STDOUT and self._nonce in data:
-                self.has_begun = True
-                data = data.replace(self._nonce, b"", 1)
+            if not self.has_begun and kind == Stream.STDOUT:
+                data = self._without_nonce(data)
             if self._figures.concern(data):
                 data = self._figures.feed(kind, data)
             self._last_ns = rounded_ns = at_ns - at_ns % TIME_STEP_NS
@@ -155,18 +159,32 @@ class LogReader:
         found.append(to_skip)
         return found
 
+    def _without_nonce(self, data: bytes) -> bytes:
+        """The first stream up to and with the nonce, which is cut out; what may be its beginning waits for the rest."""
+        data = self._held + data
+        before, seen, behind = data.partition(self._nonce)
+        if seen:
+            self.has_begun = True
+            self._held = b""
+            return before + behind
+        longest = range(min(len(data), len(self._nonce) - 1), 0, -1)
+        keep = next((size for size in longest if data.endswith(self._nonce[:size])), 0)
+        self._held = data[len(data) - keep :]
+        return data[: len(data) - keep]
+
 
 _known: dict[bytes, int] = {}
 
 
 def _time_ns(stamp: bytes) -> int:
-    """``2026-01-02T03:04:05.000000006Z`` as Unix nanoseconds."""
-    whole, _, fraction = stamp.rstrip(b"Z").partition(b".")
+    """``2026-01-02T03:04:05.000000006Z`` as Unix nanoseconds; Podman writes whole seconds of its own zone (``+01:00``)."""
+    zone_at = len(stamp) - (1 if stamp.endswith(b"Z") else ZONE_BYTES)
+    whole, fraction = stamp[:SECOND_BYTES] + stamp[zone_at:], stamp[SECOND_BYTES + 1 : zone_at]
     second = _known.get(whole)
     if second is None:
         if len(_known) > 64:
             _known.clear()
-        second = _known[whole] = int(datetime.fromisoformat(whole.decode() + "+00:00").timestamp())
+        second = _known[whole] = int(datetime.fromisoformat(whole.decode()).timestamp())
     return second * 1_000_000_000 + int(fraction.ljust(9, b"0") or b"0")
 
 

@@ -7,9 +7,13 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from executors.base import Mount, PrepareError
-from executors.docker.connection import Connection
+
+if TYPE_CHECKING:
+    from executors.docker.client import Engine
+    from executors.docker.connection import Connection
 
 ID_DIGITS = 16
 _CREDENTIALS = struct.Struct("3i")
@@ -28,6 +32,15 @@ def check_sharing(connection: Connection) -> None:
     except OSError as error:
         raise PrepareError(f"connect {connection.host}: {error.strerror}") from error
     raise PrepareError("the Docker engine does not see the directories of the runner, which is in a container")
+
+
+async def check_host(engine: Engine) -> None:
+    """The same for an engine behind a socket that is forwarded from another host."""
+    about: Any = await engine.call(lambda client: client.info())
+    where = about.get("Name")
+    if where != socket.gethostname():
+        text = f"the Docker engine at {engine.connection.host}, which runs on {where}, does not see the directories of the runner"
+        raise PrepareError(text)
 
 
 def _listener(path: str) -> int:

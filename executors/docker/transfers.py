@@ -10,12 +10,12 @@ import contextlib
 import errno
 import io
 import os
-import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from executors.base import PIECE_BYTES, Entry, EntryRefused, ExecutorError, FileContent, WorkspaceError
+from executors.docker.blocking import BlockingStream
 from executors.docker.client import Engine
 
 BUFFER_BYTES = 256 * 1024
@@ -41,7 +41,7 @@ class Exec:
         self._container = container
         self._script = script
         self._id = ""
-        self._sock: socket.socket | None = None
+        self._stream: BlockingStream | None = None
         self._left = (0, 0)
         self.errors = b""
 
@@ -50,18 +50,18 @@ class Exec:
         argv = ["sh", "-c", self._script]
         made = self._engine.do(lambda client: client.exec_create(self._container, argv, stdin=True, workdir="/"))
         self._id = str(made["Id"])
-        self._sock = self._engine.connect_raw(f"/exec/{self._id}/start", body={"Detach": False, "Tty": False})
+        self._stream = self._engine.connect_raw(f"/exec/{self._id}/start", body={"Detach": False, "Tty": False})
 
     def send(self, data: bytes | bytearray) -> None:
         """Write to its standard input."""
-        assert self._sock is not None
-        self._sock.sendall(data)
+        assert self._stream is not None
+        self._stream.sendall(data)
 
     def end_input(self) -> None:
-        """End its standard input, where the connection can do that."""
+        """End its standard input."""
         with contextlib.suppress(OSError):
-            if self._sock is not None:
-                self._sock.shutdown(socket.SHUT_WR)
+            if self._stream is not None:
+                self._stream.end_input()
 
     def receive(self) -> bytes:
         """The next bytes of its standard output; empty at the end. What it says on the other stream is kept."""
@@ -73,8 +73,8 @@ class Exec:
                     return b""
                 self._left = header[0], int.from_bytes(header[4:], "big")
                 continue
-            assert self._sock is not None
-            data = self._sock.recv(min(size, BUFFER_BYTES))
+            assert self._stream is not None
+            data = self._stream.recv(min(size, BUFFER_BYTES))
             if not data:
                 return b""
             self._left = kind, size - len(data)
@@ -83,9 +83,9 @@ class Exec:
             self.errors = (self.errors + data)[:ERROR_BYTES]
 
     def _exactly(self, count: int) -> bytes:
-        assert self._sock is not None
+        assert self._stream is not None
         found = b""
-        while len(found) < count and (data := self._sock.recv(count - len(found))):
+        while len(found) < count and (data := self._stream.recv(count - len(found))):
             found += data
         return found
 
@@ -98,14 +98,13 @@ class Exec:
 
     def close(self) -> None:
         """End the streams; whoever waits for them is woken."""
-        if self._sock is not None:
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)
+        if self._stream is not None:
+            self._stream.interrupt()
 
     def dispose(self) -> None:
         """Give the connection back; nobody waits at it."""
-        if self._sock is not None:
-            self._sock.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 class _Stdout(io.RawIOBase):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import socket
 import subprocess
 import time
 import uuid
@@ -15,12 +18,13 @@ import docker.errors
 import pytest
 
 from executors.docker.client import Engine
-from executors.docker.connection import Connection
+from executors.docker.connection import DEFAULT_HOST, Connection
 from tests.docker import images
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
 
-HOST = "unix:///var/run/docker.sock"
+# Another engine may be chosen (DOCKER_HOST): not every test is meant for every engine.
+HOST = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
 START_S = 60.0
 
 
@@ -41,6 +45,7 @@ def _answering() -> docker.APIClient | None:
 
 
 def _started() -> docker.APIClient:
+    assert HOST == DEFAULT_HOST, f"no engine answers at {HOST}"
     program = shutil.which("dockerd")
     assert program is not None, "there is no Docker engine: apt-get install docker.io"
     subprocess.Popen(
@@ -121,10 +126,23 @@ shutdown_timeout = 10
 
 
 @pytest.fixture(scope="session")
-def gateway(client: docker.APIClient) -> str:
-    """This machine's address as containers see it."""
+def gateway(client: docker.APIClient, busybox: str) -> Iterator[str]:
+    """This machine's address as containers see it. Podman has it only while a container runs."""
     network: Any = client.inspect_network("bridge")
-    return str(network["IPAM"]["Config"][0].get("Gateway") or "172.17.0.1")
+    address = str(network["IPAM"]["Config"][0].get("Gateway") or "172.17.0.1")
+    keeper = None if _is_own(address) else client.create_container(busybox, ["sleep", "86400"])
+    if keeper is not None:
+        client.start(keeper)
+    yield address
+    if keeper is not None:
+        client.remove_container(keeper, force=True, v=True)
+
+
+def _is_own(address: str) -> bool:
+    with socket.socket() as attempt, contextlib.suppress(OSError):
+        attempt.bind((address, 0))
+        return True
+    return False
 
 
 @pytest.fixture
@@ -144,7 +162,8 @@ async def make_daemon(
         root = tmp_path / f"runner-{len(made)}"
         # Volumes that stay are named after the system: tests beside each other must not share them.
         own = f'system_id = "s_{uuid.uuid4().hex[:12]}"\n'
-        daemon = Daemon(root, CONFIG.format(url=fake.url, extra=extra, docker=docker, volumes=volumes), own_keys=own)
+        config = CONFIG.format(url=fake.url, extra=extra, docker=docker, volumes=volumes)
+        daemon = Daemon(root, config, environment={"DOCKER_HOST": HOST}, own_keys=own)
         made.append(daemon)
         return daemon
 

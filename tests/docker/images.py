@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -219,8 +220,10 @@ def make(client: docker.APIClient, tag: str, root: Root, changes: Iterable[str] 
                 path = f"{folder}/root.tar"
                 with tarfile.open(path, mode="w") as archive:
                     root.write(archive)
-                repository, _, version = content.partition(":")
-                client.import_image_from_file(path, repository=repository, tag=version, changes=settings)
+                said: str = client.import_image_from_file(path, changes=settings)
+            # Podman knows no tag here.
+            repository, _, version = content.partition(":")
+            client.tag(json.loads(said.splitlines()[-1])["status"], repository, version)
         repository, _, version = tag.partition(":")
         client.tag(content, repository, version)
     return tag

@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import socket
-import subprocess
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import docker
 import pytest
 
 from tests.docker import images
 from tests.docker.conftest import state_filter
+from tests.docker.own_engine import OwnEngine, engine_of_its_own
 from tests.docker.test_jobs import ended
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
 from tests.waiting import until
 
-START_S = 90.0
-
-
-class OwnEngine:
-    """A second engine of this machine, apart from the first one in everything: sockets, data, bridge."""
-
-    def __init__(self, root: Path, bridge: str) -> None:
-        self.host = f"unix://{root}/docker.sock"
-        self._root = root
-        self._bridge = bridge
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> docker.APIClient:
-        root = self._root
-        places = ["--data-root", f"{root}/data", "--exec-root", f"{root}/exec", "--pidfile", f"{root}/docker.pid"]
-        with (root / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["dockerd", "-H", self.host, *places, "--bridge", self._bridge, "--iptables=false", "--ip-masq=false"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as attempt:
-                attempt.connect(f"{root}/docker.sock")
-                return docker.APIClient(base_url=self.host, version="auto", timeout=60)
-            time.sleep(0.2)
-        raise AssertionError((root / "log").read_text())
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
-            self._process = None
-
 
 @pytest.fixture
-def own_engine(tmp_path: Path) -> Iterator[OwnEngine]:
-    # A socket's path is short, and an engine on this bridge disturbs nobody.
-    bridge = f"pyr{uuid.uuid4().hex[:8]}"
-    subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
-    subprocess.run(["ip", "addr", "add", "10.213.47.1/24", "dev", bridge], check=True)
-    root = Path(f"/tmp/{bridge}")
-    root.mkdir()
-    engine = OwnEngine(root, bridge)
-    yield engine
-    engine.stop()
-    subprocess.run(["ip", "link", "delete", bridge], check=True)
-    shutil.rmtree(root, ignore_errors=True)
+def own_engine() -> Iterator[OwnEngine]:
+    with engine_of_its_own() as engine:
+        yield engine
 
 
 @pytest.mark.timeout(300)

@@ -99,7 +99,9 @@ class Metrics:
             self._errors.labels(level)
         # Ours: what jobs cost.
         self._stage_costs = self._own_histogram("job_stage_seconds", "Time of stages", (*TOKEN, "stage"), STAGE_BUCKETS)
-        self._memory = self._own_histogram("job_peak_memory_bytes", "The largest process, or container, of jobs", TOKEN, MEMORY_BUCKETS)
+        self._memory = self._own_histogram(
+            "job_peak_memory_bytes", "The largest process, or container, of jobs", TOKEN, MEMORY_BUCKETS
+        )
         self._cpu = self._own_counter("job_cpu_seconds", "Processor time of jobs", (*TOKEN, "mode"))
         self._moved = self._own_counter("job_bytes", "Artifacts and remote caches of jobs", (*TOKEN, "direction"))
         self._caches = self._own_counter("job_caches", "Caches that jobs have looked for", (*TOKEN, "result"))

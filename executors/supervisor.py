@@ -7,8 +7,6 @@ with one JSON object a line. It is the subreaper of everything that the job star
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import select
@@ -16,22 +14,23 @@ import signal
 import socket
 import time
 
+from executors.daemon_link import DaemonLink
 from executors.file_channel import serve_channel
 from executors.file_operations import operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all, signal_group
-from executors.usage import Spent, load, save
+from executors.run_process import NEW_STATUS, Run, become, drop_privileges, make_pipe, reserve
+from executors.usage import load, save
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
     Message = dict[str, Any]
 
 READ_BYTES = 256 * 1024
-PIPE_BYTES = 1024 * 1024
 # How long the output of a script is waited for once its shell has ended, while something still holds the pipes.
 HELD_PIPES_S = 5.0
 POLL_WHILE_STOPPING_S = 0.02
@@ -45,33 +44,6 @@ FORCE_KILL_S = 10.0
 # counts as alive.
 GROUP_GONE_S = 2.0
 LEFTOVER_NAMES = 20
-NEW_STATUS = "status.new"
-STATUS_BYTES = 4096
-
-
-class Run:
-    """A script or a tool: its shell, its two pipes, its files.
-
-    One ``is_group``: only its process group is the runner's to end; what leaves the group is somebody's on purpose.
-    """
-
-    def __init__(self, name: str, request: Message, pid: int, output_fd: int) -> None:
-        self.name = name
-        self.pid = pid
-        self.output_fd = output_fd
-        self.pipes: dict[int, int] = {}
-        self.room = request.get("limit", 1 << 62)
-        self.kill_leftovers = request.get("kill_leftovers", False)
-        self.is_tool = request.get("tool", False)
-        self.is_group = request.get("group", False)
-        self.truncated = False
-        self.discarding = False
-        self.stopping = False
-        self.is_dormant = False
-        self.exit: int | None = None
-        self.spent = Spent()
-        self.give_up_at = 0.0
-        self.settled_at: float | None = None
 
 
 class Stop:
@@ -97,18 +69,12 @@ class Supervisor:
     def __init__(self, request: Message, dir_fd: int, lock_fd: int, listener: socket.socket) -> None:
         self.dir_fd = dir_fd
         self.lock_fd = lock_fd
-        self.listener = listener
         self.user = request.get("user")
         self.mounts = request.get("mounts", [])
         self.view: View | None = None
         self.roots = request.get("roots", [])
         self.deadline = request.get("deadline")
         self.orphan_grace = request.get("orphan_grace")
-        self.client: socket.socket | None = None
-        self.inbox = b""
-        self.outbox = b""
-        self.disconnected_at = time.monotonic()
-        self.served = False
         self.closing = False
         self.expired = False
         self.runs: dict[str, Run] = {}
@@ -120,6 +86,7 @@ class Supervisor:
         self.spent = load(dir_fd)
         self.wake_read = -1
         self.epoll = select.epoll()
+        self.link = DaemonLink(listener, self.epoll, self.forget_requests)
 
     def run(self) -> None:
         """Serve until nothing is left to do."""
@@ -132,8 +99,7 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.wake_read = wake_read
-        self.listener.setblocking(False)
-        self.epoll.register(self.listener, select.EPOLLIN)
+        self.link.open()
         self.epoll.register(wake_read, select.EPOLLIN)
         while not self.is_done():
             for fd, events in self.epoll.poll(self.timeout()):
@@ -148,11 +114,7 @@ class Supervisor:
         """Whether this process may end."""
         if self.runs or self.stops or self.file_jobs:
             return False
-        if self.closing:
-            return True
-        # A daemon that asked for this supervisor gets a moment to connect to it.
-        idle_s = time.monotonic() - self.disconnected_at
-        return self.client is None and (self.served or idle_s > 60)
+        return self.closing or self.link.is_abandoned
 
     def timeout(self) -> float:
         """How long to sleep, seconds."""
@@ -160,7 +122,7 @@ class Supervisor:
             return POLL_WHILE_STOPPING_S
         if any(run.exit is not None for run in self.runs.values()):
             return POLL_WHILE_STOPPING_S
-        return 1.0 if self.client is None else 5.0
+        return 5.0 if self.link.is_connected else 1.0
 
     def handle(self, fd: int, events: int) -> None:
         """React to what epoll saw."""
@@ -168,93 +130,34 @@ class Supervisor:
             self.read_output(*self.readers[fd], fd)
         elif fd in self.file_jobs:
             self.read_files_answer(fd)
-        elif fd == self.listener.fileno():
-            self.accept()
         elif fd == self.wake_read:
             try:
                 os.read(fd, 4096)
             except BlockingIOError:
                 pass
-        elif self.client is not None and fd == self.client.fileno():
-            self.serve(events)
+        else:
+            for request in self.link.handle(fd, events):
+                self.obey(request)
 
-    # The daemon's connection
+    # The daemon's requests
 
-    def accept(self) -> None:
-        """The newest daemon is the one that counts."""
-        client, _ = self.listener.accept()
-        self.drop_client()
-        client.setblocking(False)
-        self.client = client
-        self.served = True
-        self.inbox = self.outbox = b""
-        self.epoll.register(client, select.EPOLLIN)
-
-    def drop_client(self) -> None:
-        """The daemon is gone, or replaced. The next one counts its requests anew: what this one asked is answered to nobody."""
+    def forget_requests(self) -> None:
+        """The next daemon counts its requests anew: what this one asked is answered to nobody."""
         self.file_jobs = {fd: (None, parts) for fd, (_, parts) in self.file_jobs.items()}
         for stop in self.stops:
             stop.reply = None
-        if self.client is not None:
-            self.epoll.unregister(self.client)
-            self.client.close()
-            self.client = None
-            self.disconnected_at = time.monotonic()
-
-    def serve(self, events: int) -> None:
-        """Read commands, send what is waiting."""
-        if events & select.EPOLLOUT:
-            self.flush()
-        if self.client is None or not events & ~select.EPOLLOUT:
-            return
-        try:
-            data = self.client.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.drop_client()
-            return
-        self.inbox += data
-        while b"\n" in self.inbox:
-            line, _, self.inbox = self.inbox.partition(b"\n")
-            self.obey(json.loads(line))
-
-    def send(self, message: Message) -> None:
-        """Queue a message for the daemon; without one it is dropped: everything that counts is on disk."""
-        if self.client is None:
-            return
-        self.outbox += json.dumps(message).encode() + b"\n"
-        self.flush()
 
     def answer(self, number: int | None, message: Message) -> None:
         """Answer a request of the daemon that is connected now."""
         if number is not None:
-            self.send({"id": number, **message})
-
-    def flush(self) -> None:
-        """Send what fits."""
-        if self.client is None:
-            return
-        try:
-            while self.outbox:
-                sent = self.client.send(self.outbox)
-                self.outbox = self.outbox[sent:]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.drop_client()
-            return
-        waiting = select.EPOLLOUT if self.outbox else 0
-        self.epoll.modify(self.client, select.EPOLLIN | waiting)
+            self.link.send({"id": number, **message})
 
     def obey(self, request: Message) -> None:
         """Carry out one command."""
         command = request["command"]
         try:
             if command == "start":
-                self.send({"id": request["id"], "started": self.start(request)})
+                self.link.send({"id": request["id"], "started": self.start(request)})
             elif command == "stop" and request.get("group"):
                 self.stop_groups([request["run"]], request["grace"], request["id"], request.get("force", FORCE_KILL_S))
             elif command == "stop":
@@ -264,23 +167,23 @@ class Supervisor:
             elif command == "discard":
                 if request["run"] in self.runs:
                     self.runs[request["run"]].discarding = True
-                self.send({"id": request["id"]})
+                self.link.send({"id": request["id"]})
             elif command == "files":
                 self.start_files(request)
             elif command == "open_channel":
                 self.open_channel(request)
             elif command == "usage":
                 found = self.spent.with_living(descendants(os.getpid()))
-                self.send({"id": request["id"], **found.as_message()})
+                self.link.send({"id": request["id"], **found.as_message()})
             elif command == "runs":
-                self.send({"id": request["id"], "runs": list(self.runs)})
+                self.link.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
                 self.closing = True
-                self.send({"id": request["id"]})
+                self.link.send({"id": request["id"]})
             else:
-                self.send({"id": request["id"], "error": f"unknown command {command}"})
+                self.link.send({"id": request["id"], "error": f"unknown command {command}"})
         except OSError as error:
-            self.send({"id": request["id"], "error": f"{command}: {error}"})
+            self.link.send({"id": request["id"], "error": f"{command}: {error}"})
 
     # Runs
 
@@ -297,10 +200,10 @@ class Supervisor:
             opened.append(output_fd)
             stdin_fd = os.open(request["stdin"], os.O_RDONLY, dir_fd=run_fd)
             opened.append(stdin_fd)
-            pipes = [self.make_pipe(opened), self.make_pipe(opened)]
+            pipes = [make_pipe(self.user, opened), make_pipe(self.user, opened)]
             pid = os.fork()
             if pid == 0:
-                self.become(request, stdin_fd, pipes)
+                become(request, stdin_fd, pipes, view=self.view, user=self.user)
         except BaseException:
             for fd in opened:
                 os.close(fd)
@@ -322,50 +225,6 @@ class Supervisor:
         """What the job alone sees is there before the first of its processes."""
         if self.mounts and self.view is None:
             self.view = make_view(self.mounts)
-
-    def make_pipe(self, opened: list[int]) -> tuple[int, int]:
-        """A large pipe that the job's user may open again through /proc; its ends are added to ``opened``."""
-        read_fd, write_fd = os.pipe()
-        opened += (read_fd, write_fd)
-        try:
-            fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:
-            pass  # over the user's pipe quota: the default size does
-        if self.user:
-            os.fchown(write_fd, self.user["uid"], self.user["gid"])
-        return read_fd, write_fd
-
-    def become(self, request: Message, stdin_fd: int, pipes: list[tuple[int, int]]) -> NoReturn:
-        """The child's way into the program; never returns."""
-        try:
-            os.setsid()
-            os.dup2(stdin_fd, 0)
-            os.dup2(pipes[0][1], 1)
-            os.dup2(pipes[1][1], 2)
-            for number in range(1, signal.NSIG):
-                try:
-                    signal.signal(number, signal.SIG_DFL)
-                except (OSError, ValueError):
-                    pass
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            if self.view is not None:
-                self.view.enter()
-            self.drop_privileges()
-            os.chdir(request["cwd"])
-            execute(request["argv"], request["env"])
-        except OSError as error:
-            os.write(2, f"{request['argv'][0]}: {error.strerror}\n".encode())
-            os._exit(126 if error.errno == errno.EACCES else 127)
-        except BaseException as error:
-            os.write(2, f"{error}\n".encode())
-        os._exit(127)
-
-    def drop_privileges(self) -> None:
-        """Become the job's user, for good."""
-        if self.user:
-            os.setgroups(self.user["groups"])
-            os.setresgid(self.user["gid"], self.user["gid"], self.user["gid"])
-            os.setresuid(self.user["uid"], self.user["uid"], self.user["uid"])
 
     def read_output(self, run: Run, stream: int, fd: int) -> None:
         """Move what a pipe holds into the run's file, as one frame."""
@@ -392,7 +251,7 @@ class Supervisor:
             # A full disk must not end the job; what is written so far stays readable up to its last whole frame.
             run.truncated = run.discarding = True
             return
-        self.send({"event": "output", "run": run.name})
+        self.link.send({"event": "output", "run": run.name})
 
     def close_pipe(self, run: Run, fd: int) -> None:
         """One stream of a run is over."""
@@ -444,7 +303,7 @@ class Supervisor:
         self.write_status(run, held)
         os.close(run.output_fd)
         del self.runs[run.name]
-        self.send({"event": "exit", "run": run.name})
+        self.link.send({"event": "exit", "run": run.name})
 
     def is_settling(self, run: Run) -> bool:
         """Whether processes are left that may be about to end with their shell: they get a moment."""
@@ -554,11 +413,11 @@ class Supervisor:
 
     def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""
-        if self.client is not None or self.expired:
+        if self.link.is_connected or self.expired:
             return
         over = self.deadline is not None and time.time() >= self.deadline
         if self.orphan_grace is not None:
-            over = over or time.monotonic() - self.disconnected_at >= self.orphan_grace
+            over = over or self.link.alone_s >= self.orphan_grace
         if over:
             self.expired = True
             groups = [run.name for run in self.runs.values() if run.is_group]
@@ -572,14 +431,14 @@ class Supervisor:
     def start_files(self, request: Message) -> None:
         """Do file operations with the job user's rights: in a child that has them, where this process has others."""
         if not self.user:
-            self.send({"id": request["id"], **self.operate_all(request)})
+            self.link.send({"id": request["id"], **self.operate_all(request)})
             return
         read_fd, write_fd = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 os.close(read_fd)
-                self.drop_privileges()
+                drop_privileges(self.user)
                 write_all(write_fd, json.dumps(self.operate_all(request)).encode())
             finally:
                 os._exit(0)
@@ -597,14 +456,14 @@ class Supervisor:
             pid = os.fork()
             if pid == 0:
                 try:
-                    self.drop_privileges()
+                    drop_privileges(self.user)
                     serve_channel(sock, self.roots, request["root"])
                 finally:
                     os._exit(0)
             self.own_children.add(pid)
         finally:
             sock.close()
-        self.send({"id": request["id"]})
+        self.link.send({"id": request["id"]})
 
     def operate_all(self, request: Message) -> Message:
         """The results of the operations, or the first error."""
@@ -627,33 +486,3 @@ class Supervisor:
         del self.file_jobs[fd]
         answer = json.loads(b"".join(parts)) if parts else {"error": "the file operation was killed"}
         self.answer(reply, answer)
-
-
-def reserve(run_fd: int) -> bool:
-    """Claim a run, with room for its status: a disk that fills up must not cost the result. False when it was claimed."""
-    try:
-        os.close(os.open("started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=run_fd))
-    except FileExistsError:
-        return False
-    fd = os.open(NEW_STATUS, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=run_fd)
-    try:
-        os.posix_fallocate(fd, 0, STATUS_BYTES)
-    finally:
-        os.close(fd)
-    return True
-
-
-def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
-    """Become a program that is looked up in the PATH of ``env``.
-
-    ``os.execvpe`` would import a module, which the job's user may not be able to read.
-    """
-    places = [""] if "/" in argv[0] else [place + "/" for place in env.get("PATH", "/usr/bin:/bin").split(":")]
-    problem = OSError(errno.ENOENT, "not found")
-    for place in places:
-        try:
-            os.execve(place + argv[0], argv, env)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                problem = error
-    raise problem

@@ -60,22 +60,22 @@ def test_imports_follow_the_direction_of_the_design(package: str) -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "warm_parent",
-        "supervisor",
-        "processes",
-        "file_operations",
-        "file_channel",
-        "open_directories",
-        "frames",
-        "namespaces",
-        "usage",
-    ],
+SUPERVISOR = (
+    "supervisor",
+    "daemon_link",
+    "run_process",
+    "processes",
+    "file_operations",
+    "file_channel",
+    "open_directories",
+    "frames",
+    "namespaces",
+    "usage",
 )
+
+
+@pytest.mark.parametrize("module", ["warm_parent", *SUPERVISOR])
 def test_the_supervisor_needs_the_standard_library_only(module: str) -> None:
-    names = ("supervisor", "processes", "file_operations", "file_channel", "open_directories", "frames", "namespaces", "usage")
-    own = {f"executors.{name}" for name in names}
+    own = {f"executors.{name}" for name in SUPERVISOR}
     found = {name.partition(".")[0] for name in imported(ROOT / "executors" / f"{module}.py") if not name.startswith(tuple(own))}
     assert found <= sys.stdlib_module_names

@@ -176,8 +176,8 @@ class JobSpec:
 
     ``record_dir`` is the job's directory of the state directory (0700, owned by the daemon); run directories and the
     supervisor's socket and lock live there. ``project_dir`` and ``tmp_dir`` are absolute paths of this host (shell) or
-    of the container. ``shell`` is ``bash`` or ``sh``. ``user`` is the account of the job on this host, None for the
-    daemon's own.
+    of the container; the host owner's part of them is ``builds_root``, or all above where that is empty. ``shell`` is
+    ``bash`` or ``sh``. ``user`` is the account of the job on this host, None for the daemon's own.
     ``output_limit_bytes`` bounds what one run may write to disk; past it output is dropped and ``truncated`` is set.
     ``deadline_unix_s`` is when a supervisor without a daemon must end the job by itself (job timeout plus a margin).
     ``orphan_grace_s`` is how long it goes on once no daemon is connected: None keeps it until the script ends.
@@ -190,6 +190,7 @@ class JobSpec:
     record_dir: Path
     project_dir: str
     tmp_dir: str
+    builds_root: str = ""
     shell: str = "bash"
     user: str | None = None
     output_limit_bytes: int = 256 * 1024 * 1024

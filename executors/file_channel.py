@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 
-from executors.file_operations import clear_way, open_regular_at, write_all
+from executors.file_operations import Roots, clear_way, open_regular_at, write_all
 from executors.open_directories import OpenDirectories
 
 # First byte of a message: read these paths (NUL between them), or write these entries.
@@ -29,7 +29,7 @@ BATCH_BYTES = 64 * 1024
 MESSAGE_BYTES = 256 * 1024
 
 
-def serve_channel(sock: socket.socket, roots: list[str], root: str) -> None:
+def serve_channel(sock: socket.socket, roots: Roots, root: str) -> None:
     """Answer the messages about what lies below ``root`` until the other end closes."""
     directories = OpenDirectories(roots, root)
     while message := sock.recv(MESSAGE_BYTES):

@@ -43,7 +43,7 @@ def write_private(path: str, content: bytes) -> None:
         os.close(fd)
 
 
-def operate(roots: list[str], operation: Message) -> Any:
+def operate(roots: Roots, operation: Message) -> Any:
     """Carry out one operation; its result is JSON."""
     kind = operation["kind"]
     path = operation["path"]
@@ -59,32 +59,46 @@ def operate(roots: list[str], operation: Message) -> Any:
         return remove_matching(roots, path, set(operation["names"]), tuple(operation["suffixes"]))
     if kind == "list":
         return list_tree(roots, path, operation["max_depth"])
+    if kind == "clear_path":
+        return clear_path(roots, path)
     if kind == "exists":
         return exists(roots, path)
     raise OSError(errno.EINVAL, f"unknown file operation {kind}", path)
 
 
-def split(roots: list[str], path: str) -> tuple[str, list[str]]:
-    """The root that ``path`` lies below, and the components from there."""
-    path = os.path.normpath(path)
-    for root in roots:
-        root = os.path.normpath(root)
-        if path == root:
-            return root, []
-        if path.startswith(root.rstrip("/") + "/"):
-            return root, path[len(root.rstrip("/")) + 1 :].split("/")
-    raise OSError(errno.EPERM, "outside of the job's directories", path)
+class Roots:
+    """The directories of a job. Other paths are refused.
+
+    Below ``base``, which is the host owner's, no link is followed on the way to one of them, either; where it is empty links
+    above the directories are.
+    """
+
+    def __init__(self, paths: list[str], base: str = "") -> None:
+        self.paths = [os.path.normpath(path) for path in paths]
+        self.base = os.path.normpath(base) if base else ""
+
+    def split(self, path: str) -> tuple[str, list[str]]:
+        """Where the way to ``path`` begins, and its components from there: one at least."""
+        path = os.path.normpath(path)
+        for root in self.paths:
+            if path == root or is_below(path, root):
+                start = self.base if self.base and is_below(root, self.base) else os.path.dirname(root)
+                return start, path[len(start.rstrip("/")) + 1 :].split("/")
+        raise OSError(errno.EPERM, "outside of the job's directories", path)
 
 
-def open_parent(roots: list[str], path: str, *, create: bool = False, mode: int = 0o777) -> tuple[int, str]:
+def is_below(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")
+
+
+def open_parent(roots: Roots, path: str, *, create: bool = False, mode: int = 0o777) -> tuple[int, str]:
     """A descriptor of the directory above ``path`` and the last component; missing directories are made with ``create``."""
-    root, parts = split(roots, path)
-    above, name = os.path.split(root)
+    walked, parts = roots.split(path)
     if create:
-        os.makedirs(above, exist_ok=True)
-    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
-    walked = above.rstrip("/")
-    for part in ([name, *parts])[:-1]:
+        os.makedirs(walked, exist_ok=True)
+    fd = os.open(walked, os.O_RDONLY | os.O_DIRECTORY)
+    walked = walked.rstrip("/")
+    for part in parts[:-1]:
         walked += f"/{part}"
         try:
             if create:
@@ -98,10 +112,36 @@ def open_parent(roots: list[str], path: str, *, create: bool = False, mode: int 
         finally:
             os.close(fd)
         fd = inner
-    return fd, ([name, *parts])[-1]
+    return fd, parts[-1]
 
 
-def make_dir(roots: list[str], path: str) -> None:
+def clear_path(roots: Roots, path: str) -> list[str]:
+    """Take away what stands in the place of a directory above ``path``: a link, a file. Names what was taken."""
+    walked, parts = roots.split(path)
+    try:
+        fd = os.open(walked, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return []
+    walked = walked.rstrip("/")
+    for part in parts[:-1]:
+        walked += f"/{part}"
+        try:
+            if not stat.S_ISDIR(os.lstat(part, dir_fd=fd).st_mode):
+                os.unlink(part, dir_fd=fd)
+                return [walked]
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, walked) from None
+        finally:
+            os.close(fd)
+        fd = inner
+    os.close(fd)
+    return []
+
+
+def make_dir(roots: Roots, path: str) -> None:
     fd, name = open_parent(roots, path, create=True)
     try:
         os.mkdir(name, 0o777, dir_fd=fd)
@@ -112,7 +152,7 @@ def make_dir(roots: list[str], path: str) -> None:
         os.close(fd)
 
 
-def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
+def write_file(roots: Roots, path: str, data: bytes, mode: int) -> None:
     fd, name = open_parent(roots, path, create=True)
     try:
         remove_entry(fd, name)
@@ -123,7 +163,7 @@ def write_file(roots: list[str], path: str, data: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def read_file(roots: list[str], path: str, limit: int) -> str | None:
+def read_file(roots: Roots, path: str, limit: int) -> str | None:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -146,7 +186,7 @@ def read_file(roots: list[str], path: str, limit: int) -> str | None:
         os.close(file_fd)
 
 
-def exists(roots: list[str], path: str) -> bool:
+def exists(roots: Roots, path: str) -> bool:
     try:
         fd, name = open_parent(roots, path)
     except OSError:
@@ -160,7 +200,7 @@ def exists(roots: list[str], path: str) -> bool:
         os.close(fd)
 
 
-def remove(roots: list[str], path: str) -> None:
+def remove(roots: Roots, path: str) -> None:
     try:
         fd, name = open_parent(roots, path)
     except FileNotFoundError:
@@ -222,7 +262,7 @@ def empty(fd: int, top_fd: int, depth: int) -> bool:
     return moved
 
 
-def open_dir(roots: list[str], path: str) -> int | None:
+def open_dir(roots: Roots, path: str) -> int | None:
     """A descriptor of a directory, no link followed; None when there is none."""
     try:
         fd, name = open_parent(roots, path)
@@ -236,7 +276,7 @@ def open_dir(roots: list[str], path: str) -> int | None:
         os.close(fd)
 
 
-def remove_matching(roots: list[str], path: str, names: set[str], suffixes: tuple[str, ...]) -> None:
+def remove_matching(roots: Roots, path: str, names: set[str], suffixes: tuple[str, ...]) -> None:
     fd = open_dir(roots, path)
     if fd is None:
         return
@@ -259,7 +299,7 @@ def clear_matching(fd: int, names: set[str], suffixes: tuple[str, ...], depth: i
                 os.close(inner)
 
 
-def list_tree(roots: list[str], path: str, max_depth: int | None) -> list[Any]:
+def list_tree(roots: Roots, path: str, max_depth: int | None) -> list[Any]:
     fd = open_dir(roots, path)
     if fd is None:
         return []
@@ -314,7 +354,7 @@ def clear_way(parent_fd: int, name: str) -> None:
         os.rmdir(name, dir_fd=parent_fd)
 
 
-def open_regular(roots: list[str], path: str) -> int:
+def open_regular(roots: Roots, path: str) -> int:
     """A descriptor of a regular file for reading, no link followed; something else is EINVAL."""
     parent_fd, name = open_parent(roots, path)
     try:

@@ -60,6 +60,11 @@ class HostWorkspace:
         channel.accept()
         return channel
 
+    async def clear_path(self, path: str) -> list[str]:
+        """Take away links and files that stand in the place of a directory above ``path``; names them."""
+        (taken,) = await self._do({"kind": "clear_path", "path": path})
+        return list(taken)
+
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.base.Workspace`."""
         if paths:

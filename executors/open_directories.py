@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from executors.file_operations import make_dir, open_dir
+from executors.file_operations import Roots, make_dir, open_dir
 
 # A deeper directory is walked to anew each time: descriptors are limited.
 DEPTH_MAX = 200
@@ -20,7 +20,7 @@ class OpenDirectories:
     Whoever goes through a tree in order opens each directory once. Errors are :class:`OSError`.
     """
 
-    def __init__(self, roots: list[str], root: str) -> None:
+    def __init__(self, roots: Roots, root: str) -> None:
         self.roots = roots
         self.root = root
         self.root_fd = -1

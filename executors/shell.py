@@ -73,14 +73,19 @@ class ShellEnvironment(SupervisedPlace):
         super().__init__(executor.parent, spec)
         self._executor = executor
         self._user = account(spec.user)
-        self.files: Workspace = HostWorkspace(self._link)
+        self._workspace = HostWorkspace(self._link)
+        self._warnings: list[tuple[str, str]] = []
+        self.files: Workspace = self._workspace
 
     async def prepare(self) -> None:
         """Find the shell, then find or start the supervisor."""
         if shutil.which(self._spec.shell) is None or self._spec.shell not in ("bash", "sh"):
             raise PrepareError(f"shell {self._spec.shell} not found")
-        self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor...")]
-        await self._connect(self._user)
+        if not self._link.connected:
+            await self._connect(self._user)
+            taken = await self._workspace.clear_path(self._spec.project_dir)
+            self._warnings += [("warning", f"{path} was no directory and was taken away") for path in taken]
+        self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor..."), *self._warnings]
 
     async def hostname(self) -> str:
         """This host's name."""

@@ -63,6 +63,7 @@ class SupervisedPlace:
         request = {
             "directory": str(self._spec.record_dir),
             "roots": [self._spec.project_dir, self._spec.tmp_dir],
+            "base": self._spec.builds_root,
             "deadline": self._spec.deadline_unix_s,
             "orphan_grace": self._spec.orphan_grace_s,
             "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user.switch else None,

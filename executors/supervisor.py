@@ -16,7 +16,7 @@ import time
 
 from executors.daemon_link import DaemonLink
 from executors.file_channel import serve_channel
-from executors.file_operations import operate, write_all
+from executors.file_operations import Roots, operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all, signal_group
@@ -72,7 +72,7 @@ class Supervisor:
         self.user = request.get("user")
         self.mounts = request.get("mounts", [])
         self.view: View | None = None
-        self.roots = request.get("roots", [])
+        self.roots = Roots(request.get("roots", []), request.get("base", ""))
         self.deadline = request.get("deadline")
         self.orphan_grace = request.get("orphan_grace")
         self.closing = False

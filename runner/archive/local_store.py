@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from executors.file_operations import open_parent, open_regular, write_all
+from executors.file_operations import Roots, open_parent, open_regular, write_all
 
 ARCHIVE = "cache.zip"  # whatever its format
 METADATA = "metadata.json"
@@ -89,7 +89,7 @@ class LocalStore:
     def opened(self, key: str) -> Iterator[Stored | None]:
         """What is stored under a key; None where nothing is. Raises :class:`OSError` for a name that cannot be."""
         try:
-            fd = open_regular([self._root], f"{self.place(key)}/{ARCHIVE}")
+            fd = open_regular(Roots([self._root]), f"{self.place(key)}/{ARCHIVE}")
         except (FileNotFoundError, NotADirectoryError):
             yield None
             return
@@ -105,7 +105,7 @@ class LocalStore:
     def draft(self, key: str, writer: str) -> Iterator[Draft]:
         """A new archive; gone again where it was not kept. ``writer`` names who writes: each has one draft at a time."""
         name = f".{ARCHIVE}.{writer}"
-        directory_fd, _ = open_parent([self._root], f"{self.place(key)}/{ARCHIVE}", create=True, mode=0o700)
+        directory_fd, _ = open_parent(Roots([self._root]), f"{self.place(key)}/{ARCHIVE}", create=True, mode=0o700)
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=directory_fd)

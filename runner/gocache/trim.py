@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from executors.file_operations import open_parent, remove_entry
+from executors.file_operations import Roots, open_parent, remove_entry
 from runner.gocache.generation import MODULES, PUBLISHED, Generation
 from runner.gocache.measure import BLOCK, Meter
 from runner.gocache.publish import DOWNLOADED, version_directories
@@ -95,7 +95,7 @@ def _remove(generation: Generation, path: str, *, aside: bool = False) -> None:
     """Remove something in a generation without following links; what is gone is fine."""
     root = str(generation.path)
     try:
-        fd, name = open_parent([root], f"{root}/{path}")
+        fd, name = open_parent(Roots([root]), f"{root}/{path}")
     except (FileNotFoundError, NotADirectoryError):
         return
     try:

@@ -71,6 +71,11 @@ class GitTool:
         status = await self._environment.tool([*self._git, *arguments], cwd=self._cwd, env=self._variables, output=keep)
         return b"".join(found) if status.exit_code == 0 else b""
 
+    async def succeeds(self, *arguments: str) -> bool:
+        """Whether git ends well; what it prints does not go into the log."""
+        status = await self._environment.tool([*self._git, *arguments], cwd=self._cwd, env=self._variables, output=lambda _: None)
+        return status.exit_code == 0
+
     async def version(self) -> tuple[int, ...]:
         """Git's version; empty where it does not say."""
         found = re.match(rb"git version (\d+)\.(\d+)", await self.read("version"))

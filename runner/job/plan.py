@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -136,6 +137,7 @@ class JobPlan:
             record_dir=self.record.directory,
             project_dir=self.directories.project,
             tmp_dir=self.directories.tmp,
+            builds_root=posixpath.normpath(posixpath.join(accepted.working_dir, self.directories.builds)),
             shell=self.shell,
             user=self.runner.pyrunner.job_user or accepted.job_user,
             output_limit_bytes=max(256 * 1024 * 1024, self.runner.output_limit * 1024 * 8),

@@ -9,6 +9,7 @@ from executors.base import Environment
 from runner.coordinator.payload import GitInfo
 from runner.identity import user_agent
 from runner.job.git_config import USER, Remote, external_config, helper_settings, seed_config, template_config
+from runner.job.git_damage import is_damaged
 from runner.job.git_safety import clear_locks, clear_module_locks, disarm, is_whole, make_own_dir, remove_abysses
 from runner.job.git_tool import GitTool
 from runner.job.outcome import JobFailure, system_failure
@@ -146,7 +147,7 @@ class Sources:
             work = self._work(stage, time_ns, extra)
             await work.get()
             if plan.submodules.is_wanted:
-                await work.submodules.update()
+                await work.get_submodules()
                 return
             time_ns = work.tool.time_ns
         if not plan.uses_git:
@@ -220,6 +221,8 @@ class _GitWork:
         self._files = environment.files
         self._plan = plan
         self._lender = lender
+        self._is_fresh = True
+        self._is_fetched = False
         login: list[tuple[str, str]] = []
         if plan.without_tokens:
             variables["CI_JOB_TOKEN"] = plan.token
@@ -230,7 +233,8 @@ class _GitWork:
         self.submodules = Submodules(self.tool, environment.files, plan.submodules)
 
     async def get(self) -> None:
-        """Init, fetch, checkout; with objects of a mirror where there is one, and without where that turns out to be broken."""
+        """Init, fetch, checkout; with objects of a mirror where there is one, and without where that turns out to be broken. A
+        repository that turns out to be damaged is cloned anew."""
         plan = self._plan
         if plan.settings.git_strategy is GitStrategy.CLONE:
             await self._files.remove([plan.project_dir])
@@ -238,17 +242,39 @@ class _GitWork:
         lent = await lender.borrow() if lender is not None else ""
         try:
             await self.fetch(lent)
-        except JobFailure:
-            if lender is None or not lent:
+        except JobFailure as failure:
+            if lender is not None and lent:
+                self.tool.warning("Trying again without the mirror of the repository...")
+                await self.fetch("")
+                await lender.discard()
+            elif await self._is_damaged(failure):
+                self.tool.warning("The repository that is there is damaged. Beginning anew...")
+                await self._files.remove([plan.project_dir])
+                await self.fetch("")
+            else:
                 raise
-            self.tool.warning("Trying again without the mirror of the repository...")
-            await self.fetch("")
-            await lender.discard()
+
+    async def get_submodules(self) -> None:
+        """Check them out; those whose repositories turn out to be damaged are cloned anew."""
+        try:
+            await self.submodules.update()
+        except JobFailure:
+            if self._is_fresh or not await self.submodules.remove_damaged():
+                raise
+            self.tool.warning("The repository of a submodule is damaged. Beginning anew...")
+            await self.submodules.update()
+
+    async def _is_damaged(self, failure: JobFailure) -> bool:
+        plan = self._plan
+        if self._is_fresh:
+            return False
+        return await is_damaged(failure, self.tool, self._files, plan.git_dir, plan.git, is_fetched=self._is_fetched)
 
     async def fetch(self, lent: str) -> None:
         """The same once. ``lent`` is a directory of objects that the repository borrows, empty for none."""
         plan = self._plan
-        is_fresh = await self._is_fresh(lent)
+        is_fresh = self._is_fresh = await self._find_fresh(lent)
+        self._is_fetched = False
         if not is_fresh:
             await self.make_safe()
         await self._write_config()
@@ -270,9 +296,10 @@ class _GitWork:
             await self.git("remote", "set-url", "origin", plan.remote.clean_url)
             await self.git("config", "include.path", plan.external)
         await self._fetch(depth, is_fresh=is_fresh)
+        self._is_fetched = True
         await self._checkout_if_wanted(is_fresh=is_fresh)
 
-    async def _is_fresh(self, lent: str) -> bool:
+    async def _find_fresh(self, lent: str) -> bool:
         """Whether there is no repository. One that has borrowed from another mirror than this is not whole, and goes, with the
         work tree that nobody could clean then."""
         git_dir = self._plan.git_dir

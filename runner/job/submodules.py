@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from executors.base import Entry, Workspace
@@ -12,6 +13,7 @@ from runner.job.git_tool import GitTool
 # As a word of its own it would exclude everything.
 EXCLUDE = ":(exclude)"
 GITLINK = b"160000 "
+FSCK = ("fsck", "--no-dangling", "--no-progress")
 ALL_BRANCHES = "+refs/heads/*:refs/remotes/origin/*"
 
 
@@ -51,6 +53,21 @@ class Submodules:
     async def make_safe(self) -> None:
         """Remove what an earlier job may have put into the repositories of submodules, and stale locks."""
         await clear_module_locks(self._files, self._plan.git_dir)
+        async for place in self._repositories():
+            if not await is_whole(self._files, place):
+                await self._files.remove([place])
+            elif self._plan.clean_config:
+                await disarm(self._files, place)
+                await self._keep_format(place)
+
+    async def remove_damaged(self) -> bool:
+        """Take away the repositories that git finds damaged; whether there were any."""
+        damaged = [place async for place in self._repositories() if not await self._git.succeeds(f"--git-dir={place}", *FSCK)]
+        await self._files.remove(damaged)
+        return bool(damaged)
+
+    async def _repositories(self) -> AsyncIterator[str]:
+        """What git might take for repositories of submodules, inner ones behind those that they are in; links go."""
         waiting = [self._plan.modules]
         while waiting:
             place = waiting.pop()
@@ -59,12 +76,7 @@ class Submodules:
             await self._files.remove([f"{place}/{name}" for name, entry in entries.items() if entry.kind == "link"])
             folders = [name for name, entry in entries.items() if entry.kind == "dir"]
             if _looks_like_a_repository(entries):
-                if not await is_whole(self._files, place):
-                    await self._files.remove([place])
-                    continue
-                if self._plan.clean_config:
-                    await disarm(self._files, place)
-                    await self._keep_format(place)
+                yield place
                 folders = [name for name in folders if name == "modules"]
             waiting += [f"{place}/{name}" for name in folders]
 

@@ -163,6 +163,38 @@ async def test_a_link_in_the_place_of_a_directory_is_taken_away(
     assert os.listdir(outside) == ["keep"]
 
 
+@pytest.mark.parametrize("strategy", ["fetch", "clone", "none", "empty"])
+@pytest.mark.parametrize("above", ["lab", "lab/0", "lab/0/git"])
+async def test_a_link_above_the_project_leads_no_job_away(
+    above: str, strategy: str, commit: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """A job puts a link to a directory with a project's name in it into the place of a directory above its project."""
+    daemon = make_daemon()
+    builds = daemon.root / "builds"
+    outside = tmp_path / "outside"
+    names = ("app", "app.tmp", "app-empty")
+    inner = Path("lab/0/git").relative_to(above)
+    for name in names:
+        (outside / inner / name / ".git").mkdir(parents=True)
+        (outside / inner / name / "keep").write_text("kept")
+    daemon.start()
+    plant = [f"mv {builds}/{above} {tmp_path}/moved; ln -s {outside} {builds}/{above}"]
+    first = fake.add_job(payload(fake, 1, commit, plant))
+    await asyncio.wait_for(first.ended.wait(), 30)
+    before = sorted(files_below(outside))
+    cache = {"key": "k", "paths": ["kept"], "policy": "pull-push", "when": "on_success"}
+    artifact = {"paths": ["kept"], "when": "always", "artifact_type": "archive", "artifact_format": "zip"}
+    found = payload(fake, 2, commit, ["pwd -P; echo x >kept; test ! -e keep"])
+    found |= {"cache": [cache], "artifacts": [artifact]}
+    found["variables"] += [{"key": "GIT_STRATEGY", "value": strategy}, {"key": "DATA", "value": "x", "file": True}]
+    second = await ran(fake, fake.add_job(found))
+    assert f"WARNING: {builds}/{above} was no directory and was taken away" in second.log
+    assert f"\n{builds.resolve()}/lab/0/git/app" in second.log
+    assert len(second.artifacts) == 1
+    assert sorted(files_below(outside)) == before
+    assert all((outside / inner / name / "keep").read_text() == "kept" for name in names)
+
+
 async def test_no_token_stays_in_the_workspace(commit: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.start()

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from executors.base import Entry, EntryRefused
 from executors.file_channel import serve_channel
 from executors.file_feed import Channel, FeedWriter
+from executors.file_operations import Roots
 from runner.archive.formats import Format
 from runner.archive.members import Limits
 from runner.archive.tar_header import BadHeader, make_header, parse_extension, parse_header
@@ -54,7 +55,7 @@ def scene() -> Iterator[tuple[Path, FeedWriter]]:
         def serve() -> None:
             with ours:
                 try:
-                    serve_channel(ours, [str(root / "p")], str(root / "p"))
+                    serve_channel(ours, Roots([str(root / "p")]), str(root / "p"))
                 except OSError:
                     pass  # the other end has closed
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from executors.base import Entry, Workspace
-from executors.file_operations import list_tree
+from executors.file_operations import Roots, list_tree
 from executors.glob import matcher, relative
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Selection, select
@@ -48,7 +48,7 @@ def to_entries(found: list[Any]) -> list[Entry]:
 
 
 def listing(project: Path) -> list[Entry]:
-    return to_entries(list_tree([str(project)], str(project), None))
+    return to_entries(list_tree(Roots([str(project)]), str(project), None))
 
 
 def choose(project: Path, *paths: str, exclude: tuple[str, ...] = (), untracked: list[str] | None = None) -> Selection:
@@ -182,7 +182,7 @@ class Files:
 
     async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
         self.listed.append(root)
-        return to_entries(list_tree([root], root, max_depth))
+        return to_entries(list_tree(Roots([root]), root, max_depth))
 
 
 @pytest.mark.parametrize("row", [*rows()])

@@ -1,0 +1,120 @@
+"""A repository that a killed or hostile job left damaged is cloned anew: no later job fails for it, none trusts it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.test_submodules import REPOSITORIES
+from tests.fakes import git_server
+from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
+from tests.fakes.daemon import Daemon
+
+FILES = {"README": "hello\n", "a/b": "x\n"}
+EMPTY = "find .git/objects -type f{what} -exec chmod u+w {{}} + -exec truncate -s {size} {{}} +"
+DAMAGES = {
+    "index-garbage": "echo garbage >.git/index",
+    "index-cut": "truncate -s 100 .git/index",
+    "index-empty": ": >.git/index",
+    "index-directory": "rm .git/index; mkdir -p .git/index/x",
+    "index-flipped": "printf '\\377\\377' | dd of=.git/index bs=1 seek=40 conv=notrunc status=none",
+    "index-of-other-objects": f"rm .git/index; git update-index --add --cacheinfo 100644,{'1' * 40},a",
+    "objects-empty": EMPTY.format(what="", size=0),
+    "objects-cut": EMPTY.format(what="", size=20),
+    "objects-gone": "rm -rf .git/objects/*; mkdir .git/objects/pack",
+    "objects-unpacked-and-empty": "mv .git/objects/pack ../pack; cat ../pack/*.pack | git unpack-objects -q; rm -rf ../pack; "
+    + EMPTY.format(what="", size=0),
+    "blobs-gone": "mv .git/objects/pack ../pack; cat ../pack/*.pack | git unpack-objects -q; rm -rf ../pack; "
+    "for name in README a/b; do id=$(git rev-parse HEAD:$name); rm -f .git/objects/${id%${id#??}}/${id#??}; done; rm .git/index",
+    "pack-without-index": "rm -f .git/objects/pack/*.idx",
+    "pack-index-garbage": "chmod u+w .git/objects/pack/*; echo garbage | tee .git/objects/pack/*.idx",
+    "refs-of-nothing": "for ref in $(git for-each-ref --format='%(refname)'); do echo "
+    "1111111111111111111111111111111111111111 >.git/$ref; done",
+    "refs-garbage": "for ref in $(git for-each-ref --format='%(refname)'); do echo garbage >.git/$ref; done",
+    "refs-empty": "for ref in $(git for-each-ref --format='%(refname)'); do : >.git/$ref; done",
+    "refs-in-the-way": "git update-ref -d refs/remotes/origin/main; git update-ref refs/remotes/origin/main/x HEAD",
+    "refs-directories": "git update-ref -d refs/remotes/origin/main; mkdir -p .git/refs/remotes/origin/main/x/y; "
+    "touch .git/refs/remotes/origin/main/x/y/z",
+    "packed-refs-garbage": "echo garbage >.git/packed-refs",
+    "packed-refs-directory": "rm -f .git/packed-refs; mkdir -p .git/packed-refs/x",
+    "shallow-garbage": "echo garbage >.git/shallow",
+    "shallow-of-nothing": "echo 1111111111111111111111111111111111111111 >.git/shallow",
+    "fetch-head-directory": "rm -f .git/FETCH_HEAD; mkdir -p .git/FETCH_HEAD/x",
+    "logs-file": "rm -rf .git/logs; touch .git/logs",
+    "head-of-nothing": "echo 1111111111111111111111111111111111111111 >.git/HEAD",
+    "orig-head-directory": "rm -f .git/ORIG_HEAD; mkdir -p .git/ORIG_HEAD/x",
+    "lock-directories": "mkdir .git/index.lock .git/HEAD.lock .git/shallow.lock .git/packed-refs.lock",
+}
+
+
+def payload(fake: FakeCoordinator, job_id: int, commit: str, script: list[str], **variables: str) -> dict[str, Any]:
+    variables = {"GIT_STRATEGY": "fetch", "FF_TIMESTAMPS": "false", **variables}
+    found = job_payload(job_id, script, variables=variables)
+    found["git_info"] |= fake.git_info(commit)
+    return found
+
+
+async def ended(job: Job) -> Job:
+    await asyncio.wait_for(job.ended.wait(), 60)
+    return job
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_the_next_job_gets_its_sources(damage: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    commit = git_server.make_repository(fake.repositories, "app", FILES)
+    daemon = make_daemon()
+    daemon.start()
+    job = await ended(fake.add_job(payload(fake, 1, commit, [f"set +eo pipefail; {DAMAGES[damage]}", "true"])))
+    assert job.state == "success", job.log
+    for number in (2, 3):
+        found = payload(fake, number, commit, ["cat README a/b", "git status --short", "git rev-parse HEAD"])
+        job = await ended(fake.add_job(found))
+        assert job.state == "success", job.log
+        assert "\nhello\nx\n" in job.log
+        assert "?? " not in job.log
+        assert commit in job.log.split("git rev-parse HEAD")[-1]
+
+
+async def test_what_the_server_cannot_give_is_no_damage(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    """Neither a server that is down, nor a commit or a branch that is gone, costs what is there."""
+    commit = git_server.make_repository(fake.repositories, "app", FILES)
+    daemon = make_daemon()
+    daemon.start()
+    first = await ended(fake.add_job(payload(fake, 1, commit, ["touch .git/kept"])))
+    assert first.state == "success", first.log
+    gone = payload(fake, 2, "1" * 40, ["echo never"])
+    branch = payload(fake, 3, commit, ["echo never"])
+    branch["git_info"]["refspecs"] = ["+refs/heads/gone:refs/remotes/origin/gone"]
+    flags = payload(fake, 4, commit, ["echo never"], GIT_FETCH_EXTRA_FLAGS="--no-such-flag")
+    for found in (gone, branch, flags):
+        job = await ended(fake.add_job(found))
+        assert (job.state, job.failure_reason) == ("failed", "script_failure"), job.log
+        assert "Beginning anew" not in job.log
+    (fake.repositories / "app.git").rename(fake.repositories / "away.git")
+    job = await ended(fake.add_job(payload(fake, 5, commit, ["echo never"])))
+    assert job.state == "failed"
+    (fake.repositories / "away.git").rename(fake.repositories / "app.git")
+    last = await ended(fake.add_job(payload(fake, 6, commit, ["ls .git/kept"])))
+    assert last.state == "success", last.log
+
+
+@pytest.mark.parametrize("place", ["lib/sub", "lib/sub/modules/leaf"])
+@pytest.mark.parametrize("damage", ["index-garbage", "index-cut", "objects-empty", "pack-index-garbage"])
+async def test_submodules_are_cloned_anew(
+    damage: str, place: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    commit = git_server.make_repositories(fake.repositories, REPOSITORIES)["app"]
+    daemon = make_daemon()
+    daemon.start()
+    settings = {"GIT_SUBMODULE_STRATEGY": "recursive"}
+    script = ["set +eo pipefail; " + DAMAGES[damage].replace(".git/", f".git/modules/{place}/"), "true"]
+    job = await ended(fake.add_job(payload(fake, 1, commit, script, **settings)))
+    assert job.state == "success", job.log
+    for number in (2, 3):
+        found = payload(fake, number, commit, ["cat lib/sub/sub.txt lib/sub/leaf/leaf.txt"], **settings)
+        job = await ended(fake.add_job(found))
+        assert job.state == "success", job.log
+        assert "\nsub\nleaf\n" in job.log

@@ -374,15 +374,7 @@ class Jobs:
         name = record.directory.name
         self.running[name] = run
         self._on_change()
-        if self._events is not None:
-            info = payload.job_info
-            counted = info.project_jobs_running_on_instance_runners_count
-            self._events.job_began(
-                runner,
-                JobQueue(waited_s=info.time_in_queue_seconds, project_jobs=counted, size=info.queue_size, depth=info.queue_depth),
-            )
-            if run.plan.uses_inputs:
-                self._events.inputs_used()
+        self._began(runner, run)
         facts = {
             "job": payload.id,
             "project": payload.job_info.project_id,
@@ -408,11 +400,29 @@ class Jobs:
         finally:
             del self.running[name]
             self._on_change()
-            if self._events is not None and run.outcome is not None:
-                seconds = (time.time_ns() - record.accepted.accepted_at_ns) / 1e9
-                self._events.job_ended(runner, run.outcome.reason, seconds)
-                if run.costs is not None:
-                    self._events.job_cost(runner, run.costs)
+            self._ended(runner, run)
+
+    def _began(self, runner: RunnerConfig, run: JobRun) -> None:
+        if self._events is None:
+            return
+        info = run.payload.job_info
+        queue = JobQueue(
+            waited_s=info.time_in_queue_seconds,
+            project_jobs=info.project_jobs_running_on_instance_runners_count,
+            size=info.queue_size,
+            depth=info.queue_depth,
+        )
+        self._events.job_began(runner, queue)
+        if run.plan.uses_inputs:
+            self._events.inputs_used()
+
+    def _ended(self, runner: RunnerConfig, run: JobRun) -> None:
+        if self._events is None or run.outcome is None:
+            return
+        seconds = (time.time_ns() - run.record.accepted.accepted_at_ns) / 1e9
+        self._events.job_ended(runner, run.outcome.reason, seconds)
+        if run.costs is not None:
+            self._events.job_cost(runner, run.costs)
 
     def _stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
         if self._events is not None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executors.base import ContainerSpec, ImageSpec, RegistryLogin, ServiceSpec, Slot
+from executors.docker.names import network_name
 from executors.docker.volumes import is_protected, shares_builds
 from runner.config.duration import format_duration
 from runner.config.model import RunnerConfig
-from runner.coordinator.payload import Image
+from runner.coordinator.payload import Image, JobPayload
+from runner.job.record import Accepted
 from runner.job.settings import GitStrategy
 from runner.job.variables import Variable
 
@@ -126,6 +128,11 @@ def container_place(runner: RunnerConfig, state_dir: Path) -> Place:
     builds = runner.builds_dir or "/builds"
     volumes = runner.tables.get("docker", {}).get("volumes", ())
     return Place(builds_dir=builds, cache_dir=str(state_dir / "cache"), shared=shares_builds(volumes, builds))
+
+
+def network_of(runner: RunnerConfig, payload: JobPayload, accepted: Accepted) -> str:
+    """The name of the network that a job gets for itself."""
+    return network_name(runner.short_token, payload.job_info.project_id, accepted.project_slot, payload.id)
 
 
 def _uses_tools(plan: JobPlan) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import msgspec
 
 from executors.base import JobSpec, Mount, PlaceFacts
-from executors.docker.names import network_name
 from executors.registry import Kind
 from runner.archive.cache_key import CacheKey, cache_key
 from runner.config.model import RunnerConfig, runner_from_json
@@ -17,7 +16,7 @@ from runner.coordinator.payload import Cache, JobPayload
 from runner.gocache.access import NO_ACCESS, GoAccess, without_served
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job import flags as feature_flags
-from runner.job.containers import Place, container_place, container_spec, image_spec, labels, service_specs
+from runner.job.containers import Place, container_place, container_spec, image_spec, labels, network_of, service_specs
 from runner.job.directories import Directories, place, slug, with_clone_path
 from runner.job.flags import Flags
 from runner.job.git_config import remote_of, ssh_rewrites
@@ -210,20 +209,10 @@ def make_plan(
     # A first look, to learn what decides over directories; variables that name directories come later.
     early = Variables([*configured, *sent], "")
     flags = feature_flags.resolve(runner.feature_flags, early.get)
-    sent_payload, refused = payload, None
-    if flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"]:
-        try:
-            payload = interpolate(payload)
-        except JobFailure as failure:
-            refused = failure
+    sent_payload = payload
+    payload, refused = _with_inputs(payload) if flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"] else (payload, None)
     settings = _settings(early.expanded(), payload, runner)
-    roots = Place(
-        builds_dir=found_place.builds_dir or runner.builds_dir,
-        cache_dir=found_place.cache_dir or runner.cache_dir,
-        shared=kind.shares_builds if found_place.is_shared is None else found_place.is_shared,
-    )
-    if kind.in_containers:
-        roots = container_place(runner, record.directory.parents[1])
+    roots = container_place(runner, record.directory.parents[1]) if kind.in_containers else _roots(runner, kind, found_place)
     directories = place(
         working_dir=record.accepted.working_dir,
         builds_dir=roots.builds_dir,
@@ -238,14 +227,10 @@ def make_plan(
     unusable = _missing_directory(runner, place_facts) if kind.is_scripted else None
     clone_path = early.get("GIT_CLONE_PATH")
     if clone_path:
-        allowed = runner.custom_build_dir_enabled
+        allowed, here = runner.custom_build_dir_enabled, record.accepted.working_dir
+        allowed = kind.custom_build_dir if allowed is None else allowed
         try:
-            directories = with_clone_path(
-                directories,
-                variables.expand(clone_path),
-                allowed=kind.custom_build_dir if allowed is None else allowed,
-                working_dir=record.accepted.working_dir,
-            )
+            directories = with_clone_path(directories, variables.expand(clone_path), allowed=allowed, working_dir=here)
             variables = _assemble(record, payload, runner, kind, flags, directories)
         except JobFailure as failure:
             unusable = failure
@@ -269,6 +254,23 @@ def make_plan(
         uses_inputs=payload != sent_payload,
         warnings=(*settings.warnings, *flags.warnings, *flags.warnings, *expanded.problems()),
         place=found_place,
+    )
+
+
+def _with_inputs(payload: JobPayload) -> tuple[JobPayload, JobFailure | None]:
+    """The payload with its inputs in it, or as it is and why it cannot be had so."""
+    try:
+        return interpolate(payload), None
+    except JobFailure as failure:
+        return payload, failure
+
+
+def _roots(runner: RunnerConfig, kind: Kind, found: PlaceFacts) -> Place:
+    """Where jobs work that are in no container: what their place says counts more than the configuration."""
+    return Place(
+        builds_dir=found.builds_dir or runner.builds_dir,
+        cache_dir=found.cache_dir or runner.cache_dir,
+        shared=kind.shares_builds if found.is_shared is None else found.is_shared,
     )
 
 
@@ -343,8 +345,7 @@ def _assemble(
     ]
     found.append(own("RUNNER_TEMP_PROJECT_DIR", directories.tmp))
     if kind.in_containers and flags["FF_NETWORK_PER_BUILD"]:
-        name = network_name(runner.short_token, payload.job_info.project_id, accepted.project_slot, payload.id)
-        found.append(own("CI_BUILD_NETWORK_NAME", name))
+        found.append(own("CI_BUILD_NETWORK_NAME", network_of(runner, payload, accepted)))
     if flags["FF_GIT_URLS_WITHOUT_TOKENS"]:
         found.append(own("GIT_CONFIG_GLOBAL", f"{directories.tmp}/{SEED}"))
     return Variables(found, directories.tmp)

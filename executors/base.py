@@ -113,12 +113,14 @@ class Mount:
     """A directory of this host (``source``) that the job's processes see at ``target``, an absolute path, and nobody else.
 
     ``per_image`` asks for a directory of its own below ``source`` for every image. ``source`` itself is out of reach of jobs.
+    ``for_tools`` tells that the runner's own programs see it, too, where they are not in the place of the job's.
     """
 
     source: str
     target: str
     read_only: bool = False
     per_image: bool = False
+    for_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -512,12 +514,14 @@ class Sharing:
 
     With ``problem`` empty they can be mounted for one job alone, so that others know of them what they are told. Otherwise
     ``problem`` says why not, and a job can be given paths of this host at most. ``uid`` and ``gid`` are whose processes the
-    jobs' are; None: those of an image, anybody's, and then images are what ``per_image`` is about.
+    jobs' are; None: those of an image, anybody's, and then images are what ``per_image`` is about. ``is_tight`` False: jobs
+    can write to what they are shown for reading.
     """
 
     problem: str = ""
     uid: int | None = None
     gid: int | None = None
+    is_tight: bool = True
 
 
 @runtime_checkable

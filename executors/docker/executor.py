@@ -26,7 +26,7 @@ from executors.docker.journal import Journal
 from executors.docker.kept_images import KeptImages
 from executors.docker.kept_volumes import KeptVolumes
 from executors.docker.ledger import Ledger
-from executors.docker.shared import check_host, check_sharing
+from executors.docker.shared import check_host, check_sharing, reaches_host
 from executors.docker.shelf import Shelf
 from executors.docker.sweep import remove_all, sweep
 from executors.docker.uses import JobUses, key_of, used_by
@@ -165,7 +165,10 @@ class DockerExecutor:
             about: Mapping[str, Any] = await engine.call(lambda client: client.info())
             try:
                 await asyncio.to_thread(check_sharing, connection)
+                await check_host(engine)
                 self._roots[connection] = str(about.get("DockerRootDir") or "")
+            except EngineUnreachable:
+                raise
             except PrepareError:
                 self._roots[connection] = ""
         return self._roots[connection]
@@ -173,10 +176,11 @@ class DockerExecutor:
     async def sharing(self, user: str | None, table: Mapping[str, Any]) -> Sharing:
         """Binds of one container, whose processes are whose its image says."""
         del user
-        engine, _, _ = self.engine(DockerConfig.from_values(table))
+        config = DockerConfig.from_values(table)
+        engine, _, _ = self.engine(config)
         check_sharing(engine.connection)
         await check_host(engine)
-        return Sharing()
+        return Sharing(is_tight=not reaches_host(config, self._host.state_dir))
 
     async def close(self) -> None:
         """Close the connections; containers go on."""

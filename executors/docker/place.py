@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ContainerSpec, ExecutorError, InvalidSpec, JobSpec, PrepareError
+from executors.base import ContainerSpec, ExecutorError, InvalidSpec, JobSpec, Mount, PrepareError
 from executors.docker import resources
 from executors.docker.auth import Login, RegistryLogins
 from executors.docker.config import DockerConfig
@@ -253,7 +253,6 @@ class JobPlace:
 
     def build(self) -> Container:
         """The container of the job's scripts. Raises :class:`ExecutorError`."""
-        assert self.around is not None
         asked = self.spec.image
         options = asked.executor_opts if asked is not None else {}
         process = Process(
@@ -264,16 +263,20 @@ class JobPlace:
             user=build_user(self.table, options.get("user", "")),
             platform=options.get("platform", ""),
         )
-        taken = [mount.destination for mount in self.volumes.mounts]
-        binds = shared_binds(self.spec.mounts, self.image_id, taken=taken)
-        around = replace(self.around, binds=(*self.around.binds, *binds))
+        around = self._with_mounts(self.spec.mounts)
         return build_container(self.table, around, process, asked_image=asked.name if asked is not None else "")
+
+    def _with_mounts(self, mounts: Sequence[Mount]) -> Surroundings:
+        assert self.around is not None
+        taken = [mount.destination for mount in self.volumes.mounts]
+        binds = shared_binds(mounts, self.image_id, taken=taken)
+        return replace(self.around, binds=(*self.around.binds, *binds))
 
     def helper(self) -> Container:
         """The container of the runner's own work. Raises :class:`ExecutorError`."""
-        assert self.around is not None
         process = Process(image=self.helper_image, command=("sh",))
-        return helper_container(self.table, self.around, process, hardened=self.hardened)
+        around = self._with_mounts([mount for mount in self.spec.mounts if mount.for_tools])
+        return helper_container(self.table, around, process, hardened=self.hardened)
 
     async def create(self, container: Container, *, warn: bool) -> str:
         """Make a container; ``warn`` says what is odd about it."""

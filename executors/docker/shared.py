@@ -13,9 +13,11 @@ from executors.base import Mount, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
+    from executors.docker.config import DockerConfig
     from executors.docker.connection import Connection
 
 ID_DIGITS = 16
+_MIGHTY = {"ALL", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_MODULE", "SYS_RAWIO", "MKNOD"}
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -41,6 +43,21 @@ async def check_host(engine: Engine) -> None:
     if where != socket.gethostname():
         text = f"the Docker engine at {engine.connection.host}, which runs on {where}, does not see the directories of the runner"
         raise PrepareError(text)
+
+
+def reaches_host(config: DockerConfig, directory: str) -> bool:
+    """Whether jobs of a runner may be given what it takes to write to a directory of this host that they are shown for
+    reading, or not at all."""
+    capabilities = {name.upper().removeprefix("CAP_") for name in config.cap_add}
+    if config.privileged or config.services_privileged or capabilities & _MIGHTY or config.pid_mode == "host":
+        return True
+    for text in config.volumes:
+        parts = text.split(":")
+        source = parts[0] if len(parts) > 1 else ""
+        is_above = source.startswith("/") and f"{directory}/".startswith(f"{os.path.realpath(source).rstrip('/')}/")
+        if is_above or source.endswith(".sock"):
+            return True
+    return False
 
 
 def _listener(path: str) -> int:

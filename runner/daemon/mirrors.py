@@ -17,8 +17,7 @@ log = structlog.get_logger()
 async def mirror_access(mirrors: Mirrors, plan: JobPlan, executor: Executor) -> MirrorAccess:
     """What a job gets, also when it has it already. No job fails for the want of a mirror."""
     runner, accepted = plan.runner, plan.record.accepted
-    # Git of jobs in containers runs in a helper, which has none of the job's mounts.
-    if plan.kind.in_containers or not isinstance(executor, SharesDirectories):
+    if not isinstance(executor, SharesDirectories):
         return NO_MIRROR
     try:
         wish = wanted(plan)

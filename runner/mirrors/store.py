@@ -65,7 +65,7 @@ class Mirrors:
         """What a job gets. Where other jobs could write to its mirror, one of a protected ref gets none. Raises
         :class:`OSError`."""
         is_mounted = not sharing.problem
-        is_open = not is_mounted and sharing.uid in (None, os.geteuid())
+        is_open = not sharing.is_tight or (not is_mounted and sharing.uid in (None, os.geteuid()))
         if is_open and is_protected:
             return NO_MIRROR
         place = self._place(wanted.access.url, is_open=is_open)
@@ -74,9 +74,11 @@ class Mirrors:
         lender = _Lender(self, place, wanted, shown=TARGET if is_mounted else str(place))
         if not is_mounted:
             return MirrorAccess(lender=lender, place=str(place))
-        # A view is made before the first use: the place where it is mounted must be there.
-        Path(TARGET).mkdir(parents=True, exist_ok=True)
-        return MirrorAccess(mounts=(Mount(source=str(place), target=TARGET, read_only=True),), lender=lender, place=str(place))
+        if sharing.uid is not None:
+            # A view of this host is made before the first use: the place where it is mounted must be there.
+            Path(TARGET).mkdir(parents=True, exist_ok=True)
+        mount = Mount(source=str(place), target=TARGET, read_only=True, for_tools=True)
+        return MirrorAccess(mounts=(mount,), lender=lender, place=str(place))
 
     def _reach(self, place: Path, *, for_others: bool) -> None:
         """What is above a mirror is closed, unless the jobs' account has to find its way through it."""

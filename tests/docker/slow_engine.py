@@ -1,4 +1,4 @@
-"""The engine of this machine behind a socket that holds some requests back."""
+"""The engine of this machine behind a socket that holds some requests back, or behind a port."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ CHUNK = 1 << 16
 
 
 class SlowEngine:
-    """Requests whose first line begins with one of ``slow`` wait until they are released; ``waiting`` are theirs."""
+    """Requests whose first line begins with one of ``slow`` wait until they are released; ``waiting`` are theirs. Without a
+    ``path`` it listens at a port."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.host = f"unix://{path}"
         self.slow: list[str] = []
         self.waiting: list[str] = []
@@ -29,7 +30,11 @@ class SlowEngine:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[SlowEngine]:
         """Listen while the block lasts."""
-        server = await asyncio.start_unix_server(self._serve, self._path)
+        if self._path is not None:
+            server = await asyncio.start_unix_server(self._serve, self._path)
+        else:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.host = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:

@@ -38,6 +38,8 @@ DELIVERY_S = 5.0
 ENGINE_PATIENCE_S = 60.0
 ENGINE_POLL_S = 0.5
 KILLED = (137, 143, 255)
+# States of a container that is being removed.
+VANISHING = ("removing", "dead")
 MIB = 1024 * 1024
 
 
@@ -97,9 +99,17 @@ class Builder:
         if self._journal.find("spent", container) is not None:
             return False
         try:
-            await self._engine.call(lambda client: client.inspect_container(container))
+            about = await self._engine.call(lambda client: client.inspect_container(container))
         except NotFound:
             return False
+        return about["State"]["Status"] not in VANISHING
+
+    async def is_gone(self) -> bool:
+        """Whether the container of the next script was made and has vanished; the next one is another then."""
+        known = self._journal.find("build")
+        if known is None or await self._is_usable(known["id"]):
+            return False
+        self._spend(known["id"])
         return True
 
     def _spend(self, container: str) -> None:
@@ -327,7 +337,9 @@ class Builder:
                 self._was_cut = True
                 await self._until_reachable()
                 continue
-            if about["State"]["Running"]:
+            if about["State"]["Status"] in VANISHING:
+                self._spend(container)
+            elif about["State"]["Running"]:
                 # Podman has answered too early before.
                 await asyncio.sleep(ENGINE_POLL_S)
                 continue

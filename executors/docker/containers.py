@@ -6,6 +6,7 @@ be raises :class:`ExecutorError`, or the kind of it that says what the fault is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ HELPER_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL")
 HELPER_TMPFS = {"/tmp": "rw,exec,mode=1777", "/root": "rw,mode=0700", "/run": "rw,mode=0755"}  # noqa: S108 - in the container
 HELPER_PIDS = 4096
 HELPER_MEMORY_BYTES = 512 * 1024 * 1024
+REMOVAL_POLL_S = 0.1
+REMOVAL_POLLS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,8 +389,23 @@ def _refused(error: EngineError) -> ExecutorError:
 
 
 async def remove(engine: Engine, container: str, *, keeps_volumes: bool = False) -> None:
-    """End and remove a container with its anonymous volumes; one that is gone is fine."""
+    """Remove a container, running or not, with its anonymous volumes unless they stay; one that is gone is fine."""
     try:
         await engine.call(lambda client: client.remove_container(container, v=not keeps_volumes, force=True))
     except NotFound:
         pass
+    except EngineError as error:
+        if error.status != 409 or "already in progress" not in error.explanation:
+            raise
+        await _until_removed(engine, container)
+
+
+async def _until_removed(engine: Engine, container: str) -> None:
+    """Wait for the end of a removal that somebody else has begun. Raises :class:`ExecutorError` when there is none."""
+    for _ in range(REMOVAL_POLLS):
+        try:
+            await engine.call(lambda client: client.inspect_container(container))
+        except NotFound:
+            return
+        await asyncio.sleep(REMOVAL_POLL_S)
+    raise ExecutorError(f"container {container} is being removed, and still there")

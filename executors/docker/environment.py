@@ -24,7 +24,7 @@ from executors.base import (
     WorkspaceError,
 )
 from executors.docker.builder import Builder
-from executors.docker.errors import EngineUnreachable, NotFound
+from executors.docker.errors import EngineError, EngineUnreachable, NotFound
 from executors.docker.helper import Helper, command
 from executors.docker.hook_runs import HookRuns
 from executors.docker.journal import Journal
@@ -43,6 +43,8 @@ log = structlog.get_logger()
 CLEANUP_S = 300.0
 # Lines that wait for the log of the job: what comes faster than it is taken is left out.
 REMARKS_MAX = 10_000
+# What the engine answers of a container that is not there, or is being removed.
+NOT_STARTED = (404, 409)
 FLAG = "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"
 
 
@@ -181,6 +183,15 @@ class DockerEnvironment:
             await self._hooks.start(run, script)
             return
         await self._builder.say_image(run)
+        try:
+            await self._hand_over(run, script)
+        except EngineError as error:
+            # Who cleans up on the engine's host removes containers that were not started yet.
+            if error.status not in NOT_STARTED or not await self._builder.is_gone():
+                raise
+            await self._hand_over(run, script)
+
+    async def _hand_over(self, run: str, script: Script) -> None:
         await self._files.hand_over()
         await self._builder.start(run, script)
 

@@ -68,7 +68,7 @@ class Helper:
     @property
     def is_running(self) -> bool:
         """Whether there is a shell to be fed."""
-        return self._shell is not None
+        return self._shell is not None and not self._shell.is_over
 
     async def start(self) -> None:
         """Make sure that there is a shell. Raises :class:`ExecutorError`."""
@@ -76,8 +76,9 @@ class Helper:
             await self._start()
 
     async def _start(self) -> None:
-        if self._shell is not None:
+        if self.is_running:
             return
+        await self.close()
         self.container = await self._make()
         container = self.container
         shell = await self._engine.hijack(f"/containers/{container}/attach", params=ATTACHED)

@@ -38,6 +38,11 @@ class Hijacked:
         self.reader = reader
         self.writer = writer
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the program has ended and all of its output was read."""
+        return self.reader.at_eof()
+
     async def send(self, data: bytes) -> None:
         """Write input, at the speed at which it is taken."""
         self.writer.write(data)

@@ -14,9 +14,10 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from executors.base import PIECE_BYTES, Entry, EntryRefused, ExecutorError, FileContent, WorkspaceError
+from executors.base import PIECE_BYTES, Entry, EntryRefused, EnvironmentLost, ExecutorError, FileContent, WorkspaceError
 from executors.docker.blocking import BlockingStream
 from executors.docker.client import Engine
+from executors.docker.errors import NotFound
 
 BUFFER_BYTES = 256 * 1024
 BLOCK = 512
@@ -96,6 +97,20 @@ class Exec:
         found = self._engine.do(lambda client: client.exec_inspect(self._id))
         return int(found["ExitCode"] or 0)
 
+    def broken(self, what: str, error: Exception) -> ExecutorError:
+        """The error to raise when its streams broke: the place of the job is lost where its container has ended."""
+        try:
+            found = self._engine.do(lambda client: client.inspect_container(self._container))
+            is_gone = not found["State"]["Running"]
+        except NotFound:
+            is_gone = True
+        except ExecutorError:
+            is_gone = False
+        if is_gone:
+            return EnvironmentLost("the helper container ended while it was at work")
+        said = self.errors.decode(errors="replace").strip()
+        return WorkspaceError(f"{what}: {said or error}")
+
     def close(self) -> None:
         """End the streams; whoever waits for them is woken."""
         if self._stream is not None:
@@ -129,7 +144,8 @@ class _Stdout(io.RawIOBase):
 class TarredFile:
     """See :class:`executors.base.FileContent`: a file that comes out of a tar stream."""
 
-    def __init__(self, path: str, size: int, content: IO[bytes] | None, error: str = "") -> None:
+    def __init__(self, program: Exec, path: str, size: int, content: IO[bytes] | None, error: str = "") -> None:
+        self._program = program
         self.path = path
         self.size = size
         self.error = error
@@ -137,8 +153,11 @@ class TarredFile:
 
     def pieces(self) -> Iterator[bytes]:
         """See :class:`executors.base.FileContent`."""
-        while self._content is not None and (piece := self._content.read(PIECE_BYTES)):
-            yield piece
+        try:
+            while self._content is not None and (piece := self._content.read(PIECE_BYTES)):
+                yield piece
+        except (tarfile.TarError, OSError) as error:
+            raise self._program.broken(f"read files: the stream broke at {self.path}", error) from error
 
 
 class TarReader:
@@ -162,19 +181,27 @@ class TarReader:
             with tarfile.open(fileobj=raw, mode="r|", bufsize=BUFFER_BYTES) as archive:
                 for member in archive:
                     while path is not None and path != member.name:
-                        yield TarredFile(path, 0, None, os.strerror(errno.ENOENT))
+                        yield self._missing(path)
                         path = next(wanted, None)
                     if path is None:
                         return
-                    yield _content(archive, member, path)
+                    yield self._content(archive, member, path)
                     archive.members = []  # type: ignore[attr-defined] # it would remember all of them
                     path = next(wanted, None)
         except (tarfile.TarError, OSError, ExecutorError) as error:
-            said = self._program.errors.decode(errors="replace").strip()
-            raise WorkspaceError(f"read files: the stream broke at {path}: {said or error}") from error
+            raise self._program.broken(f"read files: the stream broke at {path}", error) from error
         while path is not None:
-            yield TarredFile(path, 0, None, os.strerror(errno.ENOENT))
+            yield self._missing(path)
             path = next(wanted, None)
+
+    def _missing(self, path: str) -> TarredFile:
+        return TarredFile(self._program, path, 0, None, os.strerror(errno.ENOENT))
+
+    def _content(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> TarredFile:
+        content = archive.extractfile(member) if member.isreg() else None
+        if content is None:
+            return TarredFile(self._program, path, 0, None, os.strerror(errno.EINVAL))
+        return TarredFile(self._program, path, member.size, content)
 
     def close(self) -> None:
         """See :class:`executors.base.FilesReader`."""
@@ -183,13 +210,6 @@ class TarReader:
     def dispose(self) -> None:
         """See :class:`executors.base.FilesReader`."""
         self._program.dispose()
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> TarredFile:
-    content = archive.extractfile(member) if member.isreg() else None
-    if content is None:
-        return TarredFile(path, 0, None, os.strerror(errno.EINVAL))
-    return TarredFile(path, member.size, content)
 
 
 class TarWriter:
@@ -229,7 +249,7 @@ class TarWriter:
         try:
             status = self._program.finish()
         except (OSError, ExecutorError) as error:
-            raise WorkspaceError(f"write files: {error}") from error
+            raise self._program.broken("write files", error) from error
         if status != 0:
             raise self._refusal(status)
 
@@ -256,7 +276,7 @@ class TarWriter:
                 self._program.start()
             self._program.send(self._buffer)
         except (OSError, ExecutorError) as error:
-            raise WorkspaceError(f"write files: the stream into the container broke: {error}") from error
+            raise self._program.broken("write files: the stream into the container broke", error) from error
         self._buffer = bytearray()
 
     def close(self) -> None:

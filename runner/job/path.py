@@ -259,14 +259,14 @@ class JobPath:
                     raise failure_of(error) from error
 
     async def _prepare_script(self, step: Step) -> None:
-        files = self._environment.files
-        tmp = self._plan.directories.tmp
-        await make_own_dir(files, tmp)
-        await files.remove([self._plan.env_file, f"{tmp}/masking.db"])
         try:
             place = await self._environment.hostname()
         finally:
             self._scripts.say_remarks(step.at_ns)
+        files = self._environment.files
+        tmp = self._plan.directories.tmp
+        await make_own_dir(files, tmp)
+        await files.remove([self._plan.env_file, f"{tmp}/masking.db"])
         stage = self._log.open_stage()
         stage.write(Stream.STDOUT, f"Running on {place}...\n".encode(), step.at_ns)
         stage.close(step.at_ns)

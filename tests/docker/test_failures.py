@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -55,6 +56,11 @@ def run(fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient
     return work
 
 
+def own_id() -> int:
+    """The id of a job with a network, whose name holds the id: tests beside each other must not share it."""
+    return int(uuid.uuid4().hex[:7], 16)
+
+
 def end_of(job: Job) -> tuple[str, str | None]:
     return job.state, job.failure_reason
 
@@ -83,7 +89,7 @@ async def test_preparation_is_tried_three_times(run: Callable[..., Any], what: s
     service = {"name": "busybox:local", "alias": "x", "command": ["sleep", "600"]}
     variables = {"FF_NETWORK_PER_BUILD": "true"}
     job = await run(
-        job_payload(1, ["echo ran"], services=[service], variables=variables),
+        job_payload(own_id(), ["echo ran"], services=[service], variables=variables),
         Meddling(pattern=f"POST /{what}", status=500, count=count),
         docker_keys="    wait_for_services_timeout = -1\n",
     )
@@ -92,7 +98,7 @@ async def test_preparation_is_tried_three_times(run: Callable[..., Any], what: s
         assert tries == 1
         assert job.state == "success", job.log
     else:
-        assert tries == 3
+        assert tries == 3, job.log
         assert end_of(job) == SYSTEM, job.log
         assert re.search(r"ERROR: Job failed \(system failure\): .*Error response from daemon: meddled with: 500", job.log)
 
@@ -260,7 +266,7 @@ async def test_network_that_vanishes_before_the_script(run: Callable[..., Any], 
         client.remove_network(name)
 
     plan = Meddling(pattern="POST /containers/([0-9a-f]+)/start", act=remove)
-    job = await run(job_payload(1, ["echo ran"], variables={"FF_NETWORK_PER_BUILD": "true"}), plan)
+    job = await run(job_payload(own_id(), ["echo ran"], variables={"FF_NETWORK_PER_BUILD": "true"}), plan)
     assert end_of(job) == SYSTEM, job.log
     assert re.search(r"Job failed \(system failure\): Error response from daemon: network \S+ not found", job.log)
 

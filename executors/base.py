@@ -525,6 +525,18 @@ class Sharing:
 
 
 @runtime_checkable
+class HasScratch(Protocol):
+    """A workspace in which files of the runner's can be put where the job wants them."""
+
+    async def scratch(self, root: str, directory: str) -> int:
+        """A descriptor, for reading and writing, of a file without a name in a directory, with the job user's rights.
+
+        A ``directory`` that is not absolute is one of ``root``. Raises :class:`WorkspaceError`.
+        """
+        ...
+
+
+@runtime_checkable
 class SharesDirectories(Protocol):
     """An executor whose jobs can be given directories of this host."""
 

@@ -16,8 +16,9 @@ import struct
 from executors.file_operations import Roots, clear_way, open_regular_at, write_all
 from executors.open_directories import OpenDirectories
 
-# First byte of a message: read these paths (NUL between them), or write these entries.
-READ, WRITE = b"R", b"W"
+# First byte of a message: read these paths (NUL between them), write these entries, or open a file without a name in this
+# directory, which may be anywhere.
+READ, WRITE, SCRATCH = b"R", b"W", b"S"
 # Kinds of entries: NEW asks for a descriptor of a new file, ADORN for mode, time and owner of what is there.
 DIR, FILE, NEW, LINK, ADORN = range(5)
 # Kind, mode, time in ns, user, group (-1: nobody in particular), bytes of the path, bytes of content or target.
@@ -35,6 +36,8 @@ def serve_channel(sock: socket.socket, roots: Roots, root: str) -> None:
     while message := sock.recv(MESSAGE_BYTES):
         if message[:1] == READ:
             read_batch(sock, directories, message[1:])
+        elif message[:1] == SCRATCH:
+            send_scratch(sock, os.path.join(root, os.fsdecode(message[1:])))
         else:
             write_batch(sock, directories, memoryview(message)[1:])
 
@@ -45,6 +48,29 @@ def send_descriptor(sock: socket.socket, answer: bytes, fd: int) -> None:
         sock.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
     finally:
         os.close(fd)
+
+
+def send_scratch(sock: socket.socket, directory: str) -> None:
+    """Answer with a descriptor of a file without a name, which goes when the last one closes it; or with the error."""
+    try:
+        fd = open_scratch(directory)
+    except OSError as error:
+        sock.sendall(ANSWER.pack(0, error.errno or errno.EIO, 0))
+        return
+    send_descriptor(sock, ANSWER.pack(0, 0, 0), fd)
+
+
+def open_scratch(directory: str) -> int:
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+    # Not every file system has files without names.
+    path = os.path.join(directory, f"artifacts{os.urandom(8).hex()}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    return fd
 
 
 def read_batch(sock: socket.socket, directories: OpenDirectories, paths: bytes) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from executors.base import EntriesWriter, Entry, FilesReader, WorkspaceError
+from executors.file_channel import ANSWER, SCRATCH
 from executors.file_feed import Channel, FeedReader, FeedWriter
 from executors.supervision import SupervisorLink
 
@@ -45,6 +48,20 @@ class HostWorkspace:
     async def write_entries(self, root: str) -> EntriesWriter:
         """See :class:`executors.base.Workspace`."""
         return FeedWriter(await self._channel(root), root)
+
+    async def scratch(self, root: str, directory: str) -> int:
+        """See :class:`executors.base.HasScratch`."""
+        channel = await self._channel(root)
+        try:
+            channel.send(SCRATCH + os.fsencode(directory))
+            answer, fd = await asyncio.to_thread(channel.receive)
+        finally:
+            channel.close()
+            channel.dispose()
+        _, code, _ = ANSWER.unpack(answer)
+        if code:
+            raise WorkspaceError(f"open {directory}/artifacts: {os.strerror(code).lower()}")
+        return fd
 
     async def _channel(self, root: str) -> Channel:
         channel = Channel(self._link.record_dir)

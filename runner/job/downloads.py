@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
-from executors.base import Environment, WorkspaceError
+from executors.base import Environment, HasScratch, WorkspaceError
 from executors.file_operations import create_private
 from runner.archive.formats import sniff
 from runner.archive.unpack import Limits, unpack
@@ -18,6 +22,7 @@ from runner.job.plan import JobPlan
 TRIES = 3
 REQUESTS = 5
 PAUSE_S = 1.0
+STAGING = "ARCHIVER_STAGING_DIR"
 DOING = "Downloading artifacts from coordinator..."
 FATAL = {
     ArtifactVerdict.FORBIDDEN: "permission denied",
@@ -36,27 +41,42 @@ class Downloader:
         self._coordinator = coordinator
         self._lines = lines
         # In the record, which nobody but the runner can read; removed with it at the latest.
-        self._path = plan.record.directory / "download"
+        self._own_path = plan.record.directory / "download"
 
     async def download(self, dependency: Dependency) -> None:
         """Fetch one archive, and unpack it over what is there."""
         self._lines.notice(f"Downloading artifacts for {dependency.name} ({dependency.id})...")
         frequency_s = meter_frequency(self._plan.variables.get(METER), self._lines)
+        project = self._plan.directories.project
         try:
-            async with meter(self._lines, Move.DOWNLOAD_ARTIFACTS, frequency_s) as moved:
-                await self._fetch(dependency, moved)
-            project = self._plan.directories.project
-            await unpack(self._files, project, self._path, format=sniff(self._path), limits=Limits())
+            async with self._staged(project) as path:
+                async with meter(self._lines, Move.DOWNLOAD_ARTIFACTS, frequency_s) as moved:
+                    await self._fetch(dependency, path, moved)
+                await unpack(self._files, project, path, format=sniff(path), limits=Limits())
         except (ArchiveError, WorkspaceError) as error:
             self._lines.fatal(str(error))
             raise tool_failed(1) from error
-        finally:
-            self._path.unlink(missing_ok=True)
 
-    async def _fetch(self, dependency: Dependency, moved: Meter) -> None:
+    @asynccontextmanager
+    async def _staged(self, project: str) -> AsyncIterator[Path]:
+        """Where an archive lies between its download and its unpacking; the job may say where, on its own host."""
+        directory = self._plan.variables.get(STAGING)
+        if not directory or not isinstance(self._files, HasScratch):
+            try:
+                yield self._own_path
+            finally:
+                self._own_path.unlink(missing_ok=True)
+            return
+        fd = await self._files.scratch(project, directory)
+        try:
+            yield Path(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+
+    async def _fetch(self, dependency: Dependency, path: Path, moved: Meter) -> None:
         for attempt in range(1, TRIES + 1):
             direct = attempt == 1 and self._plan.flags["FF_USE_DIRECT_DOWNLOAD"]
-            answer = await self._ask(dependency, moved, direct=direct)
+            answer = await self._ask(dependency, path, moved, direct=direct)
             if answer.verdict is ArtifactVerdict.OK:
                 self._lines.info(f"{DOING} ok", **_facts(dependency, answer))
                 return
@@ -67,8 +87,8 @@ class Downloader:
             self._lines.warning("Retrying...", error=FAILED)
             await asyncio.sleep(PAUSE_S)
 
-    async def _ask(self, dependency: Dependency, moved: Meter, *, direct: bool) -> ArtifactAnswer:
-        with open(create_private(str(self._path)), "wb", buffering=0) as file:
+    async def _ask(self, dependency: Dependency, path: Path, moved: Meter, *, direct: bool) -> ArtifactAnswer:
+        with open(create_private(str(path)), "wb", buffering=0) as file:
 
             def keep(piece: bytes) -> None:
                 file.write(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -54,6 +55,59 @@ async def test_artifacts_reach_a_later_job(fake: FakeCoordinator, make_daemon: C
     await ended(second)
     assert (first.state, second.state) == ("success", "success")
     assert "x\n750\n" in second.log
+
+
+DEPENDENCY = {"id": 1, "name": "build", "artifacts_file": {"filename": "artifacts.zip", "size": 9}}
+
+
+async def test_downloads_are_staged_where_the_job_wants(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """The archive has no name there; it is gone when it is unpacked."""
+    daemon = make_daemon()
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    first = add_job(fake, 1, ["head -c 3000000 /dev/urandom >big"], artifacts=[entry("big")])
+    daemon.start()
+    await ended(first)
+    assert first.state == "success", first.log
+    fake.faults.add("GET .*/artifacts", "delay", seconds=5)
+    dependency = {**DEPENDENCY, "token": first.token}
+    variables = {"ARCHIVER_STAGING_DIR": str(staging)}
+    second = add_job(fake, 2, ["stat -c %s big"], dependencies=[dependency], variables=variables)
+    await fake.until(lambda: count(fake, "GET"))
+    assert [place for place in open_files(daemon) if place.startswith(f"{staging}/")]
+    await ended(second)
+    assert second.state == "success", second.log
+    assert "\n3000000\n" in second.log
+    assert not [place for place in open_files(daemon) if place.startswith(f"{staging}/")]
+    assert not list(staging.iterdir())
+
+
+@pytest.mark.parametrize("directory", ["/no/such/directory", "relative"])
+async def test_a_directory_that_cannot_be_used_for_staging_is_named(
+    directory: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_daemon()
+    first = add_job(fake, 1, ["echo x >x"], artifacts=[entry("x")], variables={"ARCHIVER_STAGING_DIR": directory})
+    daemon.start()
+    await ended(first)
+    assert first.state == "success", "nothing is staged for an upload"
+    dependency = {**DEPENDENCY, "token": first.token}
+    second = add_job(fake, 2, ["echo never"], dependencies=[dependency], variables={"ARCHIVER_STAGING_DIR": directory})
+    await ended(second)
+    assert (second.state, second.failure_reason) == ("failed", "script_failure")
+    assert f"FATAL: open {directory}/artifacts: no such file or directory" in second.log
+    assert count(fake, "GET") == 0
+
+
+def open_files(daemon: Daemon) -> list[str]:
+    """What the daemon has open."""
+    found = []
+    for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry))
+    return found
 
 
 @pytest.mark.parametrize("fault", ["delay", "lost"])

@@ -61,8 +61,8 @@ def statement(subjects: Iterable[tuple[str, str]], facts: Provenance) -> bytes:
                 },
                 "metadata": {
                     "invocationId": str(facts.job_id),
-                    "startedOn": _time(facts.started_s),
-                    "finishedOn": _time(facts.ended_s),
+                    "startedOn": utc(facts.started_s),
+                    "finishedOn": utc(facts.ended_s),
                 },
             },
         },
@@ -70,5 +70,6 @@ def statement(subjects: Iterable[tuple[str, str]], facts: Provenance) -> bytes:
     return msgspec.json.format(msgspec.json.encode(found), indent=1)
 
 
-def _time(unix_s: float) -> str:
+def utc(unix_s: float) -> str:
+    """A time in the form of RFC 3339."""
     return datetime.datetime.fromtimestamp(int(unix_s), tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -32,8 +34,9 @@ while [ $# -gt 0 ]; do
   --artifact-type) type=$2; shift ;;
   --artifact-format) format=$2; shift ;;
   --expire-in) expire=$2; shift ;;
-  --timeout | --exclude) shift ;;
-  --untracked) ;;
+  --runner-id | --repo-url | --repo-digest | --job-name | --executor-name | --runner-name | --started-at) shift ;;
+  --ended-at | --schema-version | --metadata-parameter | --response-header-timeout | --timeout | --exclude) shift ;;
+  --untracked | --generate-artifacts-metadata) ;;
   *) echo "unknown option $1" >&2; exit 64 ;;
   esac
   shift
@@ -43,7 +46,9 @@ login() { printf 'header = "JOB-TOKEN: %s"\n' "$CI_JOB_TOKEN"; }
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 case $command in
 cache-extractor) [ -f "$file" ] || { echo "FATAL: file does not exist"; exit 1; }; unzip -q -o "$file" ;;
-cache-archiver) mkdir -p "${file%/*}"; rm -f "$file"; zip -q -r "$file" "${paths[@]}" ;;
+cache-archiver)
+  mkdir -p "${file%/*}"; rm -f "$file"; echo "$CACHE_METADATA" >"${file%/*}/metadata.json"
+  zip -q -r "$file" "${paths[@]}" ;;
 artifacts-uploader)
   zip -q -r "$work/archive.zip" "${paths[@]}" && login | curl -q -sS -f -K - -o "$work/answer" \
     -F "file=@\"$work/archive.zip\";filename=\"$name.zip\";type=application/octet-stream" \
@@ -52,6 +57,8 @@ artifacts-downloader) login | curl -q -sS -f -L -K - -o "$work/archive.zip" "$ad
 esac || { echo "FATAL: $command did not do it"; exit 1; }
 echo "the program did $command"
 """
+LIMITS = "--timeout 3600s --response-header-timeout 600s"
+KIND = "--artifact-format zip --artifact-type archive"
 Make = Callable[..., Daemon]
 
 
@@ -119,11 +126,13 @@ async def test_the_program_moves_caches_and_artifacts(shell: str, fake: FakeCoor
     assert told(daemon) == [
         f"cache-extractor --file {kept}",
         archiver,
-        "artifacts-uploader --name the name --path out/ --artifact-format zip --artifact-type archive --expire-in 1 week",
+        f"artifacts-uploader {LIMITS} --name the name --path out/ {KIND} --expire-in 1 week",
         f"cache-extractor --file {kept}",
         "artifacts-downloader ",
         archiver,
     ]
+    metadata = daemon.root / "cache" / "group" / "project-empty" / "k" / "metadata.json"
+    assert json.loads(metadata.read_text()) == {"cachekey": "k"}
     for job in (first, second):
         assert job.token not in " ".join(told(daemon))
         assert job.token not in job.log
@@ -147,3 +156,22 @@ async def test_a_program_without_helper_commands_is_none(fake: FakeCoordinator, 
     assert job.state == "success", job.log
     assert len(job.artifacts) == 1
     assert told(daemon) == ["artifacts-uploader --help"]
+
+
+async def test_the_program_is_told_where_artifacts_come_from(fake: FakeCoordinator, make_custom: Make) -> None:
+    daemon = make_custom()
+    variables = {"RUNNER_GENERATE_ARTIFACTS_METADATA": "true", "CI_RUNNER_ID": "7", "SLSA_PROVENANCE_SCHEMA_VERSION": "v1"}
+    artifacts = [{**ARTIFACT, "paths": ["x"]}, {**ARTIFACT, "paths": ["x"], "artifact_type": "junit", "artifact_format": "gzip"}]
+    job = await run(fake, daemon, ["echo x >x"], artifacts=artifacts, variables=variables)
+    assert job.state == "success", job.log
+    archive, report = (line for line in told(daemon) if line.startswith("artifacts-uploader"))
+    assert "--generate-artifacts-metadata" not in report, "only a zip file has room for a statement"
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    sha = job.payload["git_info"]["sha"]
+    assert re.search(
+        rf"--generate-artifacts-metadata --runner-id 7 --repo-url \S+/group/project --repo-digest {sha} --job-name test "
+        rf"--executor-name custom --runner-name lab --started-at {time} --schema-version v1 --metadata-parameter .* "
+        rf"--metadata-parameter CI_RUNNER_ID .*--ended-at {time}$",
+        archive,
+    )
+    assert "no statement is made" not in job.log

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from runner.archive.artifacts import DEFAULT_NAME, SUFFIXES
 from runner.archive.cache_key import CacheKey
+from runner.archive.metadata import utc
 from runner.archive.object_store import ObjectStore, StoreError
 from runner.coordinator.http import base_url
 from runner.coordinator.payload import Artifact, Cache, Dependency
@@ -118,7 +119,10 @@ class Archives:
         own.append(f"if pyrunner_save {words}; then\n{created}else\n{failed}fi\n")
         paths = "".join(f" --path {quote(path)}" for path in cache.paths) + (" --untracked" if cache.untracked else "")
         program = f"{RUNNER} cache-archiver --file {quote(file)} --timeout {self._cache_minutes()}{paths}"
-        theirs = [notice(f"Creating cache {key.shown}..."), f"if {program}; then\n{created}else\n{failed}fi\n"]
+        theirs = [
+            notice(f"Creating cache {key.shown}..."),
+            f"if CACHE_METADATA={quote(about)} {program}; then\n{created}else\n{failed}fi\n",
+        ]
         if remote is not None:
             return [*lines, *_where_possible("", [*TO_PACK, *TO_MOVE], CREATING, own)]
         return [*lines, *_where_possible("cache-archiver", TO_PACK, CREATING, own, theirs)]
@@ -162,8 +166,8 @@ class Archives:
 
     def _upload_one(self, artifact: Artifact) -> list[str]:
         begin = notice("Uploading artifacts...")
-        if parse_bool(self._plan.variables.get("RUNNER_GENERATE_ARTIFACTS_METADATA") or ""):
-            begin += _say("warning", "RUNNER_GENERATE_ARTIFACTS_METADATA: no statement is made in this place")
+        is_stated = parse_bool(self._plan.variables.get("RUNNER_GENERATE_ARTIFACTS_METADATA") or "")
+        no_statement = _say("warning", "RUNNER_GENERATE_ARTIFACTS_METADATA: no statement is made in this place")
         kind = f' as "{artifact.artifact_type}"' if artifact.artifact_type else ""
         doing = f"Uploading artifacts{kind} to coordinator..."
         query = {
@@ -174,7 +178,7 @@ class Archives:
         address = f"{self._jobs_url(self._plan.payload.id)}?{urlencode({name: text for name, text in query.items() if text})}"
         archive = f"{self._dir}/archive{SUFFIXES.get(artifact.artifact_format, '') or '.raw'}"
         suffix = SUFFIXES.get(artifact.artifact_format, "")
-        own = [begin, *self._login(self._plan.payload.token), "pyrunner_begin\n"]
+        own = [begin, *([no_statement] if is_stated else []), *self._login(self._plan.payload.token), "pyrunner_begin\n"]
         own += self._patterns(artifact.paths, artifact.exclude, untracked=artifact.untracked)
         own.append(f"pyrunner_doing={quote(doing)}\nif pyrunner_choose ''; then\n")
         own += pattern_word("pyrunner_name", artifact.name or DEFAULT_NAME, "name")
@@ -184,7 +188,12 @@ class Archives:
         sent = f'pyrunner_send {quote(archive)} "$pyrunner_name"{quote(suffix)} {quote(address)} {quote(doing)}'
         own.append(f"if ! {packed} || ! {sent}; then exit 1; fi\n")
         own.append(f"else\n{_say('error', 'No files to upload')}fi\n")
-        options = [*(("--name", artifact.name) if artifact.name else ())]
+        limits = self._plan.runner.artifact
+        options = ["--timeout", f"{limits.upload_timeout_s:g}s"]
+        options += ["--response-header-timeout", f"{limits.response_header_timeout_s:g}s"]
+        states = is_stated and artifact.artifact_format == "zip"
+        options += self._statement() if states else []
+        options += ["--name", artifact.name] if artifact.name else []
         for name, texts in (("--path", artifact.paths), ("--exclude", artifact.exclude)):
             options += [word for text in texts for word in (name, text)]
         for name, text in (
@@ -194,8 +203,27 @@ class Archives:
         ):
             options += [name, text] if text else []
         options += ["--untracked"] if artifact.untracked else []
-        theirs = [begin, self._program("artifacts-uploader", self._plan.payload.id, self._plan.payload.token, options)]
+        ended = ' --ended-at "$(date -u +%Y-%m-%dT%H:%M:%SZ)"' if states else ""
+        program = self._program("artifacts-uploader", self._plan.payload.id, self._plan.payload.token, options, more=ended)
+        theirs = [begin, program]
         return _where_possible("artifacts-uploader", [*TO_PACK, *TO_MOVE], UPLOADING, own, theirs)
+
+    def _statement(self) -> list[str]:
+        """What GitLab Runner's program is told of where an archive comes from (13.6); it ends now."""
+        plan = self._plan
+        facts = {
+            "runner-id": plan.variables.get("CI_RUNNER_ID") or "",
+            "repo-url": plan.sources().remote.clean_url.removesuffix(".git"),
+            "repo-digest": plan.payload.git_info.sha,
+            "job-name": plan.payload.job_info.name,
+            "executor-name": plan.kind.name,
+            "runner-name": plan.runner.name,
+            "started-at": utc(plan.record.accepted.accepted_at_ns / 1e9),
+            "schema-version": plan.variables.get("SLSA_PROVENANCE_SCHEMA_VERSION") or "unknown",
+        }
+        words = [word for name, text in facts.items() for word in (f"--{name}", text)]
+        words += [word for variable in plan.payload.variables for word in ("--metadata-parameter", variable.key)]
+        return ["--generate-artifacts-metadata", *words]
 
     def download(self, dependencies: Sequence[Dependency]) -> str:
         """Every dependency in order; the first that fails ends the stage."""
@@ -211,11 +239,11 @@ class Archives:
             lines += _where_possible("artifacts-downloader", [*TO_EXTRACT, *TO_MOVE], DOWNLOADING, own, theirs)
         return "".join([*lines, *self._end()])
 
-    def _program(self, command: str, job_id: int, token: str, options: Iterable[str]) -> str:
-        """GitLab Runner's program, which finds what is secret in its environment."""
+    def _program(self, command: str, job_id: int, token: str, options: Iterable[str], more: str = "") -> str:
+        """GitLab Runner's program, which finds what is secret in its environment. ``more`` is shell already."""
         environment = {"CI_JOB_ID": str(job_id), "CI_JOB_TOKEN": token, "CI_SERVER_URL": self._plan.runner.url}
         prefix = " ".join(f"{name}={quote(value)}" for name, value in environment.items())
-        return f"{prefix} {RUNNER} {command} {' '.join(quote(option) for option in options)}\n"
+        return f"{prefix} {RUNNER} {command} {' '.join(quote(option) for option in options)}{more}\n"
 
     def _jobs_url(self, job_id: int) -> str:
         return f"{base_url(self._plan.runner.url)}jobs/{job_id}/artifacts"

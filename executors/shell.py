@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import socket
@@ -22,14 +21,12 @@ from executors.base import (
     Script,
     Sharing,
     Stream,
-    Usage,
     Workspace,
 )
 from executors.file_operations import write_private
 from executors.host_workspace import HostWorkspace
 from executors.registry import HostSettings
 from executors.supervised import SupervisedExecutor, SupervisedPlace
-from executors.usage import FILE as USAGE_FILE
 
 LOGIN_TIMEOUT_S = 30.0
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")
@@ -195,17 +192,6 @@ class ShellEnvironment(SupervisedPlace):
         self._alive.clear()
         for directory in self._spec.record_dir.glob("tool-*"):
             shutil.rmtree(directory, ignore_errors=True)
-
-    async def usage(self) -> Usage | None:
-        """What the supervisor has added up, or left behind."""
-        try:
-            found = await self._link.call("usage") if self._link.connected else json.loads(self._usage_file().read_bytes())
-            return Usage(cpu_user_s=found["user_s"], cpu_system_s=found["system_s"], max_rss_bytes=found["max_rss_bytes"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return None
-
-    def _usage_file(self) -> Path:
-        return self._spec.record_dir / USAGE_FILE
 
     async def cleanup(self) -> None:
         """End the supervisor and whatever script still runs under it."""

@@ -7,15 +7,17 @@ import dataclasses
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from executors.accounts import Account
-from executors.base import EnvironmentLost, ExitStatus, JobSpec, Output, PrepareError, Stream
+from executors.base import EnvironmentLost, ExitStatus, JobSpec, Output, PrepareError, Stream, Usage
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised
+from executors.usage import FILE as USAGE_FILE
 
 log = structlog.get_logger()
 
@@ -90,6 +92,17 @@ class SupervisedPlace:
     async def ended(self, run: str) -> bool:
         """Whether the supervisor has written the run's status."""
         return (self._spec.record_dir / f"run-{run}" / "status").exists()
+
+    async def usage(self) -> Usage | None:
+        """What the supervisor has added up, or left behind."""
+        try:
+            found = await self._link.call("usage") if self._link.connected else json.loads(self._usage_file().read_bytes())
+            return Usage(cpu_user_s=found["user_s"], cpu_system_s=found["system_s"], max_rss_bytes=found["max_rss_bytes"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def _usage_file(self) -> Path:
+        return self._spec.record_dir / USAGE_FILE
 
     async def _begin(self, name: str, **request: Any) -> None:
         """Have the supervisor start a program in the directory of a run. Raises :class:`PrepareError`."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
-from executors.base import Environment, ExecutorError, MeasuresUsage
+from executors.base import Environment, ExecutorError, MeasuresUsage, ScriptedPlace
 from executors.file_operations import write_private
 from runner.config.size import format_size
 from runner.job.outcome import Outcome
@@ -57,7 +57,8 @@ class StageTime(msgspec.Struct, frozen=True, kw_only=True):
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """What a job cost. Processor and memory are those of all its processes, tools of the runner's included: ``max_rss_bytes`` is
     the largest process, as ``time -v`` counts, or (``peak_of``) the largest container, as its cgroup counts; both None where
-    the executor cannot tell. Bytes are those of artifacts and remote caches.
+    the executor cannot tell. Bytes are those of artifacts and remote caches; they, and the caches found, are None where a
+    place moves them itself.
     """
 
     duration_s: float
@@ -66,11 +67,11 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     cpu_system_s: float | None = None
     max_rss_bytes: int | None = None
     peak_of: str = "process"
-    up_bytes: int = 0
-    down_bytes: int = 0
+    up_bytes: int | None = None
+    down_bytes: int | None = None
     log_bytes: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
+    cache_hits: int | None = None
+    cache_misses: int | None = None
 
 
 def stage_times(facts: Iterable[Fact]) -> tuple[StageTime, ...]:
@@ -96,6 +97,7 @@ async def sum_up(record: JobRecord, environment: Environment, *, log_bytes: int,
     for fact in record.journal.facts:
         if isinstance(fact, StepEnded):
             counts.update(fact.counts)
+    has_counts = not isinstance(environment, ScriptedPlace)
     usage = None
     if isinstance(environment, MeasuresUsage):
         try:
@@ -109,11 +111,11 @@ async def sum_up(record: JobRecord, environment: Environment, *, log_bytes: int,
         cpu_system_s=usage.cpu_system_s if usage is not None else None,
         max_rss_bytes=usage.max_rss_bytes if usage is not None else None,
         peak_of=usage.peak_of if usage is not None else "process",
-        up_bytes=counts[UP],
-        down_bytes=counts[DOWN],
+        up_bytes=counts[UP] if has_counts else None,
+        down_bytes=counts[DOWN] if has_counts else None,
         log_bytes=log_bytes,
-        cache_hits=counts[HIT],
-        cache_misses=counts[MISS],
+        cache_hits=counts[HIT] if has_counts else None,
+        cache_misses=counts[MISS] if has_counts else None,
     )
 
 
@@ -125,7 +127,8 @@ def describe(costs: Costs) -> list[str]:
         lines.append(f"CPU:     {costs.cpu_user_s:.2f} s user, {costs.cpu_system_s:.2f} s system")
     if costs.max_rss_bytes is not None:
         lines.append(f"Memory:  {format_size(costs.max_rss_bytes)} in the largest {costs.peak_of}")
-    lines.append(f"Moved:   {format_size(costs.up_bytes)} up, {format_size(costs.down_bytes)} down")
+    if costs.up_bytes is not None and costs.down_bytes is not None:
+        lines.append(f"Moved:   {format_size(costs.up_bytes)} up, {format_size(costs.down_bytes)} down")
     if costs.cache_hits or costs.cache_misses:
         lines.append(f"Caches:  {costs.cache_hits} found, {costs.cache_misses} missed")
     return lines

@@ -204,9 +204,9 @@ class Metrics:
             if seconds is not None:
                 self._cpu.labels(*labels, mode).inc(seconds)
         for direction, count in (("up", costs.up_bytes), ("down", costs.down_bytes)):
-            self._moved.labels(*labels, direction).inc(count)
+            self._moved.labels(*labels, direction).inc(count or 0)
         for result, count in (("hit", costs.cache_hits), ("miss", costs.cache_misses)):
-            self._caches.labels(*labels, result).inc(count)
+            self._caches.labels(*labels, result).inc(count or 0)
 
     def requested(self, endpoint: str, method: str, status: int, duration_s: float, runner: str) -> None:
         """An API call was answered."""

@@ -438,3 +438,17 @@ async def test_what_a_job_leaves_in_its_repository_does_nothing(
     assert "hello\n" in job.log
     for planted in ("fsmonitor", "filter.x", "planted", "post-checkout"):
         assert planted not in job.log
+
+
+async def test_the_costs_of_a_job_are_those_of_its_driver(fake: FakeCoordinator, make_custom: Make) -> None:
+    """What scripts of the driver have moved is nothing that the runner knows, and so nothing that it says."""
+    daemon = make_custom('#!/bin/bash\ntest "$1" = run || exit 0\nexec bash "$2"\n', more="  job_costs = true\n")
+    work = "import time\nwhile time.process_time() < 1: sum(range(10000))"
+    job = await run(fake, daemon, [f'python3 -c "{work}"'], artifacts=[{"paths": ["*"], "name": "a", "when": "always"}])
+    text = job.log.partition("Costs of this job")[2]
+    found = re.search(r"CPU:     ([\d.]+) s user, ([\d.]+) s system", text)
+    assert found is not None, job.log
+    assert 0.95 <= float(found[1]) + float(found[2]) <= 3
+    assert "in the largest process" in text
+    assert "Moved" not in text
+    assert "Caches" not in text

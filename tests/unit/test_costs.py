@@ -51,5 +51,5 @@ def test_a_tally_is_taken_once() -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    costs = Costs(duration_s=2.5, stages=(StageTime(name="step_script", began_s=0, duration_s=1),), up_bytes=1536)
+    costs = Costs(duration_s=2.5, stages=(StageTime(name="step_script", began_s=0, duration_s=1),), up_bytes=1536, down_bytes=0)
     assert describe(costs) == ["Time:    2.50 s (step_script 1.00 s)", "Moved:   1.5 KiB up, 0 B down"]

@@ -173,19 +173,40 @@ async def make_daemon(
         remove_leftovers(client, daemon)
 
 
+@pytest.fixture
+def replayed(client: docker.APIClient, tmp_path: Path) -> Iterator[None]:
+    """After a replayed recording nothing that it made is on the engine."""
+    yield
+    remove_made(client, tmp_path / "runner" / "state")
+    with contextlib.suppress(docker.errors.APIError):  # another test may use it
+        client.remove_volume("gold-named")
+
+
 def state_filter(daemon: Daemon) -> dict[str, list[str]]:
     """What finds everything that a daemon has made."""
-    path = daemon.state / "docker-id"
+    return filter_of(daemon.state)
+
+
+def filter_of(state: Path) -> dict[str, list[str]]:
+    """The same by the directory of its state."""
+    path = state / "docker-id"
     return {"label": [f"com.gitlab.pyrunner.state={path.read_text() if path.exists() else 'none'}"]}
 
 
 def remove_leftovers(client: docker.APIClient, daemon: Daemon) -> None:
-    found: Any = client.containers(all=True, filters=state_filter(daemon))
+    """Remove what a daemon has made."""
+    remove_made(client, daemon.state)
+
+
+def remove_made(client: docker.APIClient, state: Path) -> None:
+    """The same by the directory of its state."""
+    filters = filter_of(state)
+    found: Any = client.containers(all=True, filters=filters)
     for container in found:
         client.remove_container(container["Id"], force=True, v=True)
-    volumes: Any = client.volumes(filters=state_filter(daemon))
+    volumes: Any = client.volumes(filters=filters)
     for volume in volumes["Volumes"] or ():
         client.remove_volume(volume["Name"], force=True)
-    networks: Any = client.networks(filters=state_filter(daemon))
+    networks: Any = client.networks(filters=filters)
     for network in networks:
         client.remove_network(network["Id"])

@@ -85,6 +85,7 @@ def normalised(log: str, places: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.usefixtures("replayed")
 @pytest.mark.parametrize("name", cases())
 async def test_ends_and_logs_as_the_reference(
     name: str, tmp_path: Path, gateway: str, recorded_images: dict[str, str], client: docker.APIClient

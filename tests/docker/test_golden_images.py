@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.skipif(not golden.ROOT.is_dir(), reason=golden.ABSENT),
     pytest.mark.timeout(200),
+    pytest.mark.usefixtures("replayed"),
 ]
 
 

@@ -463,6 +463,23 @@ class MeasuresUsage(Protocol):
 
 
 @runtime_checkable
+class KeepsCompany(Protocol):
+    """An environment in which something runs beside the scripts, whose output is wanted in the log while it comes."""
+
+    def company(self) -> tuple[str, str]:
+        """Text that has come since the last time, whole lines as they go into the log, and a position: where it ends."""
+        ...
+
+    async def catch_up(self) -> None:
+        """Have :meth:`company` give everything that was written up to now."""
+        ...
+
+    def resume_company(self, position: str) -> None:
+        """Before ``prepare``: what is before this position was given by an earlier process."""
+        ...
+
+
+@runtime_checkable
 class ScriptedPlace(Protocol):
     """An :class:`Environment` that takes scripts and nothing else: there are neither files nor tools.
 

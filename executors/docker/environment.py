@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import socket
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,8 @@ from executors.docker.errors import EngineError, EngineUnreachable, NotFound
 from executors.docker.helper import Helper, command
 from executors.docker.hook_runs import HookRuns
 from executors.docker.journal import Journal
-from executors.docker.lines import KeptLines, Level
+from executors.docker.lines import KeptLines
+from executors.docker.logs import Mark
 from executors.docker.measures import READ, Used, parse, stats_of, sum_up
 from executors.docker.ownership import image_owner
 from executors.docker.place import JobPlace, explained
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CLEANUP_S = 300.0
-# Lines that wait for the log of the job: what comes faster than it is taken is left out.
-REMARKS_MAX = 10_000
+# Lines of services that wait for the log of the job: what comes faster than it is taken is left out.
+LINES_MAX = 10_000
 # What the engine answers of a container that is not there, or is being removed.
 NOT_STARTED = (404, 409)
 FLAG = "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"
@@ -61,6 +62,8 @@ class DockerEnvironment:
         self._place: JobPlace | None = None
         self._is_prepared = False
         self._showing: asyncio.Task[None] | None = None
+        self._company: list[bytes] = []
+        self._positions: dict[str, Mark] = {}
         place = self._make_place("")
         self._engine = place.engine
         umask = "0022" if FLAG in self._need.flags else "0000"
@@ -93,8 +96,7 @@ class DockerEnvironment:
             await self._note_earlier_helper()
             self._is_prepared = True
             self._builder.begin()
-            # What services wrote before is in the log of the job already, but for what nobody was there to read.
-            await self._show_services(since_s=int(time.time()))
+            await self._show_services()
             return
         attempt = secrets.token_hex(8)
         self._journal.note("attempt", attempt=attempt)
@@ -112,20 +114,41 @@ class DockerEnvironment:
             self._files.begin()
         await self._show_services()
 
-    async def _show_services(self, *, since_s: int = 0) -> None:
-        """Remark what services write from now on, where that is wanted."""
+    # What services write while scripts run
+
+    async def _show_services(self) -> None:
+        """Keep what services write from now on, where that is wanted."""
         services = self._known.services
         if not self._need.shows_services or services is None or not services.services:
             return
-        if since_s:
+        if not services.running:
             await services.find()
-
-        def write(line: bytes) -> None:
-            if len(self._lines.kept) < REMARKS_MAX:
-                self._lines.add(Level.OUTPUT, line.decode(errors="surrogateescape"))
-
-        self._showing = asyncio.create_task(services.follow(write, since_s=since_s), name="services")
+        self._showing = asyncio.create_task(services.follow(self._keep_line, self._positions), name="services")
         self._showing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    def _keep_line(self, line: bytes) -> None:
+        if len(self._company) < LINES_MAX:
+            self._company.append(line)
+
+    def resume_company(self, position: str) -> None:
+        """See :class:`executors.base.KeepsCompany`."""
+        self._positions = {name: Mark.from_json(found) for name, found in json.loads(position).items()}
+
+    async def catch_up(self) -> None:
+        """See :class:`executors.base.KeepsCompany`."""
+        services = self._place.services if self._place is not None else None
+        if self._showing is None or services is None:
+            return
+        self._showing.cancel()
+        await asyncio.wait([self._showing])
+        await services.follow(self._keep_line, self._positions, to_the_end=False)
+        await self._show_services()
+
+    def company(self) -> tuple[str, str]:
+        """See :class:`executors.base.KeepsCompany`."""
+        text = b"".join(self._company).decode(errors="surrogateescape")
+        self._company.clear()
+        return text, json.dumps({name: mark.as_json() for name, mark in self._positions.items()})
 
     def _stop_showing(self) -> None:
         if self._showing is not None:

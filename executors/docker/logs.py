@@ -142,7 +142,7 @@ class LogReader:
                 if passed == len(data):
                     continue
                 data = data[passed:]
-            at_ns = _time_ns(stamp)
+            at_ns = time_ns_of(stamp)
             self.end.advance(at_ns // 1_000_000_000, len(data))
             if not self.has_begun and kind == Stream.STDOUT:
                 data = self._without_nonce(data)
@@ -176,7 +176,7 @@ class LogReader:
 _known: dict[bytes, int] = {}
 
 
-def _time_ns(stamp: bytes) -> int:
+def time_ns_of(stamp: bytes) -> int:
     """``2026-01-02T03:04:05.000000006Z`` as Unix nanoseconds; Podman writes whole seconds of its own zone (``+01:00``)."""
     zone_at = len(stamp) - (1 if stamp.endswith(b"Z") else ZONE_BYTES)
     whole, fraction = stamp[:SECOND_BYTES] + stamp[zone_at:], stamp[SECOND_BYTES + 1 : zone_at]

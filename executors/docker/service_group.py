@@ -14,6 +14,7 @@ from executors.docker.config import DEFAULT_SERVICES_TIMEOUT_S
 from executors.docker.containers import Process, Surroundings, create, service_container
 from executors.docker.errors import NotFound
 from executors.docker.lines import KeptLines, Level, Lines
+from executors.docker.logs import Mark, time_ns_of
 from executors.docker.readiness import ProbeLog, Prober, Target, addresses, service_ports
 from executors.docker.services import Service
 from executors.docker.streams import Demultiplexer
@@ -218,28 +219,43 @@ class ServiceGroup:
 
     # Following
 
-    async def follow(self, write: Callable[[bytes], None], *, since_s: int = 0) -> None:
-        """Hand on what the services write (from a Unix time on), each line with the names of its service, until they end
-        (``CI_DEBUG_SERVICES``, 6.5)."""
-        await asyncio.gather(*(self._follow(running, write, since_s) for running in self.running))
+    async def follow(self, write: Callable[[bytes], None], positions: dict[str, Mark], *, to_the_end: bool = True) -> None:
+        """Hand on what the services write, each line with the names of its service, until they end, or what there is now
+        (``CI_DEBUG_SERVICES``, 6.5).
 
-    async def _follow(self, running: Running, write: Callable[[bytes], None], since_s: int) -> None:
+        ``positions`` tell where to begin in the log of each; they go along with the lines.
+        """
+        await asyncio.gather(*(self._follow(running, write, positions, to_the_end) for running in self.running))
+
+    async def _follow(
+        self, running: Running, write: Callable[[bytes], None], positions: dict[str, Mark], to_the_end: bool
+    ) -> None:
         before = f"{GREY}[service:{'-'.join(running.service.own_aliases)}] ".encode()
         behind = f"{RESET}\n".encode()
+        mark = positions.get(running.name, Mark()).copy()
+        to_skip = mark.skip
         rest: dict[int, bytes] = {}
         try:
-            async for stream, data in self._frames(running, follow=True, since_s=since_s):
+            async for stream, data in self._frames(running, follow=to_the_end, since_s=mark.since_s):
+                stamp, _, text = data.partition(b" ")
+                if to_skip >= len(text) > 0:
+                    to_skip -= len(text)
+                    continue
+                mark.advance(time_ns_of(stamp) // 1_000_000_000, len(text))
                 *whole, left = (rest.get(stream, b"") + data).split(b"\n")
                 if len(left) > LINE_BYTES:
                     whole, left = [*whole, left], b""
                 rest[stream] = left
                 for line in whole:
                     write(before + line.rstrip(b"\r") + behind)
+                if not any(rest.values()):
+                    positions[running.name] = mark.copy()
         except PrepareError as error:
             log.warning("log of a service could not be followed", container=running.name, error=str(error))
-        for left in rest.values():
-            if left:
+        if to_the_end:
+            for left in filter(None, rest.values()):
                 write(before + left + behind)
+            positions[running.name] = mark
 
     async def _frames(self, running: Running, *, follow: bool, since_s: int = 0) -> AsyncIterator[tuple[int, bytes]]:
         wanted = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}

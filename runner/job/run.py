@@ -20,6 +20,7 @@ from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.identity import NAME, REVISION, VERSION
+from runner.job.company import Company
 from runner.job.costs import Costs, decode_costs, encode_costs, show, sum_up, write_report
 from runner.job.outcome import (
     EXIT_UNSUPPORTED_OPTIONS,
@@ -95,7 +96,7 @@ class JobRun:
         self._go = go
         self.mirror = mirror
         self.plan: JobPlan = make_plan(record, payload, kind, go)
-        self._environment: Environment = executor.environment(self._spec())
+        self._environment: Environment = self._make_environment()
         self._spool = Spool(record.trace_path, self.plan.runner.output_limit * 1024)
         self._log = JobLog(self._spool, self.plan.trace_settings())
         self._steps = Steps(record, self._log, clock_ns)
@@ -126,6 +127,13 @@ class JobRun:
 
     def _spec(self) -> JobSpec:
         return self.plan.spec(orphan_grace_s=self._settings.orphan_grace_s, mounts=self.mirror.mounts)
+
+    def _make_environment(self) -> Environment:
+        environment = self._executor.environment(self._spec())
+        self._company = Company(self.record.directory, environment) if self.plan.settings.debug_services else None
+        if self._company is not None:
+            self._company.resume()
+        return environment
 
     # What may happen to a running job
 
@@ -314,7 +322,7 @@ class JobRun:
             is_detached=lambda: self.is_detached,
             grace_s=lambda: self._grace_s,
             force_s=self.plan.force_kill_s,
-            has_company=self.plan.settings.debug_services,
+            company=self._company,
         )
         return JobPath(
             plan=self.plan,
@@ -396,7 +404,7 @@ class JobRun:
         await self._secrets.take()
         self.plan = make_plan(self.record, self.payload, self._kind, self._go)
         self._log.mask(self.plan.variables.masks())
-        self._environment = self._executor.environment(self._spec())
+        self._environment = self._make_environment()
 
     def _warn_of_settings(self) -> None:
         if self._steps.ended("settings") is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from executors.base import Environment, ExecutorError, ExitStatus, Script
+from executors.base import Environment, ExecutorError, ExitStatus, Output, Script
+from runner.job.company import Company, Said
 from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopScope, finish
 from runner.trace.log import JobLog, StageLog
 
 # What a stopped script may still take beyond its grace: the kill itself and the rest of its output.
 KILL_MARGIN_S = 30.0
-REMARKS_S = 0.5
+COMPANY_S = 0.5
 
 
 class ScriptRunner:
@@ -33,7 +34,7 @@ class ScriptRunner:
         is_detached: Callable[[], bool],
         grace_s: Callable[[], float],
         force_s: float = 0.0,
-        has_company: bool = False,
+        company: Company | None = None,
     ) -> None:
         self._environment = environment
         self._log = job_log
@@ -41,11 +42,11 @@ class ScriptRunner:
         self._is_detached = is_detached
         self._grace_s = grace_s
         self._force_s = force_s
-        self._has_company = has_company
+        self._company = company
 
     async def run(self, step: Step, script: Script, scope: StopScope) -> ExitStatus:
         """Run within ``scope``. Raises :class:`Stopped` once everything the script started is gone."""
-        following = _Following(self._environment, step.run, self._log)
+        following = _Following(self._environment, step.run, self._log, self._company)
         try:
             try:
                 await self._environment.start(step.run, script)
@@ -55,6 +56,7 @@ class ScriptRunner:
             if await self._environment.ended(step.run):
                 # The script ended while nobody looked: whatever its limits were, it kept them.
                 status = await following.to_the_end()
+                await self._say_last(following)
             else:
                 async with scope:
                     status = await self._follow(following)
@@ -70,20 +72,28 @@ class ScriptRunner:
         return status
 
     async def _follow(self, following: _Following) -> ExitStatus:
-        if not self._has_company:
+        if self._company is None:
             return await following.to_the_end()
-        company = asyncio.create_task(self._say_on(), name="remarks")
+        company = asyncio.create_task(self._say_on(following), name="company")
         try:
-            return await following.to_the_end()
+            status = await following.to_the_end()
         finally:
             company.cancel()
-            if not self._is_detached():
-                self.say_remarks(time.time_ns())
+        await self._say_last(following)
+        return status
 
-    async def _say_on(self) -> None:
+    async def _say_on(self, following: _Following) -> None:
         while True:
-            await asyncio.sleep(REMARKS_S)
-            self.say_remarks(time.time_ns())
+            await asyncio.sleep(COMPANY_S)
+            if not self._is_detached():
+                following.say_company()
+
+    async def _say_last(self, following: _Following) -> None:
+        """What was written up to the end of the script."""
+        if self._company is not None and not self._is_detached():
+            await self._company.catch_up()
+            if not self._is_detached():
+                following.say_company()
 
     def say_remarks(self, time_ns: int) -> None:
         """Put into the log what the place of the job has to say."""
@@ -96,27 +106,57 @@ class ScriptRunner:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._environment.stop(step.run, grace_s=self._grace_s()), name="stop")
             group.create_task(following.drain(), name="drain")
+        await self._say_last(following)
         following.close(self._steps.moment(f"end {step.name}"))
 
 
 class _Following:
     """Output of a run on its way into the log; remembers how far it got."""
 
-    def __init__(self, environment: Environment, run: str, job_log: JobLog) -> None:
+    def __init__(self, environment: Environment, run: str, job_log: JobLog, company: Company | None) -> None:
         self._environment = environment
         self._run = run
         self._log = job_log
         self._stage: StageLog = job_log.open_stage()
         self._offset = 0
         self._discarding = False
+        self._company = company
+        self._said: Iterator[Said] = iter(()) if company is None else company.of(run)
+        self._next = next(self._said, None)
 
     async def drain(self) -> None:
+        self._say_again(self._offset)
         async for piece in self._environment.follow(self._run, self._offset):
-            self._offset = piece.next_offset
-            self._stage.write(piece.stream, piece.data, piece.time_ns)
+            self._write(piece)
             if self._log.is_full and not self._discarding:
                 self._discarding = True
                 await self._environment.discard(self._run)
+        self._say_again(None)
+
+    def _write(self, piece: Output) -> None:
+        """A piece, and what an earlier process has put into the middle of it."""
+        data, at = piece.data, self._offset
+        while self._next is not None and at < self._next.offset < piece.next_offset:
+            size = self._next.offset - at
+            self._stage.write(piece.stream, data[:size], piece.time_ns)
+            data, at = data[size:], self._next.offset
+            self._say_again(at)
+        self._stage.write(piece.stream, data, piece.time_ns)
+        self._offset = piece.next_offset
+        self._say_again(self._offset)
+
+    def _say_again(self, offset: int | None) -> None:
+        """Texts that an earlier process has put there, up to a place in the output; None: all that are left."""
+        while self._next is not None and (offset is None or self._next.offset <= offset):
+            self._log.bare(self._next.text, time_ns=self._next.time_ns)
+            self._next = next(self._said, None)
+
+    def say_company(self) -> None:
+        """What has been written beside the script meanwhile."""
+        if self._company is not None and self._next is None:
+            said = self._company.take(self._run, self._offset, time.time_ns())
+            if said is not None:
+                self._log.bare(said.text, time_ns=said.time_ns)
 
     async def to_the_end(self) -> ExitStatus:
         await self.drain()

@@ -156,6 +156,42 @@ async def test_log_of_services_is_shown_while_the_script_runs(
     assert "over" in lines(job)
 
 
+@pytest.mark.parametrize("image", ["busybox:local", "debian-git:local"])
+@pytest.mark.parametrize("deaths", [1, 3])
+async def test_log_of_services_goes_on_with_another_daemon(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient, deaths: int, image: str
+) -> None:
+    """Each line once, whatever died in between, and nothing of the script's output is lost by it."""
+    daemon = make_daemon(docker="    wait_for_services_timeout = -1\n")
+    daemon.start()
+    count = "i=0; while [ ! -e /cache/over ]; do i=$((i+1)); echo {name} $i; {pause}; done; echo {name} end $i"
+    service = {**WEB, "command": [count.format(name="svc", pause="sleep 0.02") + "; touch /cache/told; exec sleep 600"]}
+    script = [count.format(name="own", pause="sleep 0.05"), "until [ -e /cache/told ]; do sleep 0.1; done; printf 'no end'"]
+    payload = job_payload(1, script, services=[service], variables={"CI_DEBUG_SERVICES": "true"}, image={"name": image})
+    job = fake.add_job(payload)
+    for _ in range(deaths):
+        before = len(job.trace)
+        await fake.until(lambda before=before: job.log.count("] 20") > 10 and len(job.trace) > before + 2000, 90)
+        daemon.kill()
+        daemon.start()
+    before = len(job.trace)
+    await fake.until(lambda: len(job.trace) > before + 2000, 90)
+    daemon.kill()
+    labels = [*state_filter(daemon)["label"], "com.gitlab.gitlab-runner.type=build"]
+    (build,) = client.containers(filters={"label": labels})
+    client.exec_start(client.exec_create(build["Id"], ["touch", "/cache/over"])["Id"])
+    client.wait(build["Id"], timeout=60)
+    daemon.start()
+    await ended(job)
+    assert job.state == "success", job.log + daemon.log
+    assert job.log_is_whole()
+    assert b"no end" in job.trace
+    for name in ("svc", "own"):
+        said = [int(number) for number in re.findall(rf"{name} (\d+)(?:\x1b\[0;m)?$", job.log, re.MULTILINE)]
+        (last,) = re.findall(rf"{name} end (\d+)(?:\x1b\[0;m)?$", job.log, re.MULTILINE)
+        assert said == list(range(1, int(last) + 1)), name
+
+
 async def test_kept_anonymous_volumes_are_announced(fake: FakeCoordinator, make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(docker="    volume_keep = true\n")
     daemon.start()

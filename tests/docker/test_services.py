@@ -308,7 +308,7 @@ async def test_log_of_a_service_is_shown_with_its_names(engine: Engine, names: N
     await services.start(local, KeptLines())
     written: list[bytes] = []
     async with asyncio.timeout(60):
-        await services.follow(written.append)
+        await services.follow(written.append, {})
     assert sorted(piece.split(b" ")[-1] for piece in written) == [b"one\x1b[0;m\n", b"two\x1b[0;m\n"]
     assert all(piece.startswith(b"\x1b[0;37m[service:busybox-web] 20") for piece in written)
 
@@ -319,7 +319,7 @@ async def test_log_is_followed_while_the_service_runs(
     services = group(engine, names, web("echo ready; read line; echo $line", image="busybox:local"))
     await services.start(local, KeptLines())
     written: list[bytes] = []
-    following = asyncio.create_task(services.follow(written.append))
+    following = asyncio.create_task(services.follow(written.append, {}))
     await until(lambda: any(b"ready" in piece for piece in written), 60)
     client.remove_container(services.running[0].container, force=True)
     async with asyncio.timeout(60):

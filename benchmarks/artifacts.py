@@ -15,9 +15,10 @@ import time
 from multiprocessing import Process, Queue
 from pathlib import Path
 
-from executors.base import Entry, JobSpec
+from executors.base import JobSpec
 from executors.registry import HostSettings
 from executors.shell import ShellExecutor
+from executors.workspace import Entry
 from runner.archive.artifacts import Content
 from runner.archive.formats import Format, Level
 from runner.archive.listing import list_for

@@ -8,7 +8,7 @@ import pwd
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from executors.base import InvalidSpec
+from executors.errors import InvalidSpec
 
 # What a job may see of the daemon's environment (``config-cli-daemon.md`` 15.3).
 PASSED = ("PATH", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -27,7 +27,7 @@ class DiskKind(Protocol):
     """Things of one kind, bounded together by the key of ``[pyrunner.disk]`` that ``name`` is.
 
     Each method may take as long as it needs and may be cancelled; two of them never run at once. Errors are logged by
-    the caller, who tries again later: :class:`OSError`, :class:`executors.base.ExecutorError`.
+    the caller, who tries again later: :class:`OSError`, :class:`executors.errors.ExecutorError`.
     """
 
     @property

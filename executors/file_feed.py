@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from executors.base import PIECE_BYTES, ZEROS, Entry, EntryRefused, FileContent, WorkspaceError
+from executors.errors import EntryRefused, WorkspaceError
 from executors.file_channel import (
     ADORN,
     ANSWER,
@@ -27,6 +27,7 @@ from executors.file_channel import (
     WRITE,
 )
 from executors.file_operations import write_all
+from executors.workspace import PIECE_BYTES, ZEROS, Entry, FileContent
 
 # Descriptors on their way count against limits: so many files are asked for at once.
 FILES_AHEAD = 64
@@ -96,7 +97,7 @@ class Channel:
 
 
 class OpenedFile:
-    """See :class:`executors.base.FileContent`: a file as a descriptor, or the whole content of a small one."""
+    """See :class:`executors.workspace.FileContent`: a file as a descriptor, or the whole content of a small one."""
 
     def __init__(self, path: str, size: int, *, fd: int = -1, content: bytes = b"", error: str = "") -> None:
         self.path = path
@@ -106,7 +107,7 @@ class OpenedFile:
         self._content = content
 
     def pieces(self) -> Iterator[bytes]:
-        """See :class:`executors.base.FileContent`."""
+        """See :class:`executors.workspace.FileContent`."""
         if self._fd < 0:
             if self._content:
                 yield self._content
@@ -152,14 +153,14 @@ def _end_of_hole(fd: int, at: int, size: int) -> int:
 
 
 class FeedReader:
-    """See :class:`executors.base.FilesReader`."""
+    """See :class:`executors.workspace.FilesReader`."""
 
     def __init__(self, channel: Channel, paths: Sequence[str]) -> None:
         self._channel = channel
         self._paths = paths
 
     def __iter__(self) -> Iterator[FileContent]:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         asked: deque[list[str]] = deque()
         batches = _batches(self._paths)
         while True:
@@ -189,11 +190,11 @@ class FeedReader:
                     file.drop()
 
     def close(self) -> None:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         self._channel.close()
 
     def dispose(self) -> None:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         self._channel.dispose()
 
 
@@ -211,7 +212,7 @@ def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
 
 
 class FeedWriter:
-    """See :class:`executors.base.EntriesWriter`. What is small travels in messages; large files are written here."""
+    """See :class:`executors.workspace.EntriesWriter`. What is small travels in messages; large files are written here."""
 
     def __init__(self, channel: Channel, root: str) -> None:
         self._channel = channel
@@ -225,12 +226,12 @@ class FeedWriter:
         self._copies: deque[Future[None]] = deque()
 
     def add_dir(self, entry: Entry) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._late.append(entry)
         self._add(DIR, entry)
 
     def add_file(self, entry: Entry, content: Callable[[], Iterator[bytes]], *, is_shared: bool) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         if entry.size <= SMALL_BYTES:
             self._add(FILE, entry, b"".join(content()))
             return
@@ -245,11 +246,11 @@ class FeedWriter:
             self._copies.popleft().result()
 
     def add_link(self, entry: Entry) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._add(LINK, entry, os.fsencode(entry.target))
 
     def finish(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         while self._copies:
             self._copies.popleft().result()
         # What is in a directory before the directory: making it changed its time.
@@ -258,11 +259,11 @@ class FeedWriter:
         self._flush()
 
     def close(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._channel.close()
 
     def dispose(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._pool.shutdown(cancel_futures=True)
         self._channel.dispose()
 

@@ -8,10 +8,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from executors.base import EntriesWriter, Entry, FilesReader, WorkspaceError
+from executors.errors import WorkspaceError
 from executors.file_channel import ANSWER, SCRATCH
 from executors.file_feed import Channel, FeedReader, FeedWriter
 from executors.supervision import SupervisorLink
+from executors.workspace import EntriesWriter, Entry, FilesReader
 
 
 class HostWorkspace:
@@ -29,28 +30,28 @@ class HostWorkspace:
         return results
 
     async def make_dir(self, path: str, *, parents: bool = True) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._do({"kind": "make_dir", "path": path})
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._do({"kind": "write", "path": path, "data": base64.b64encode(data).decode(), "mode": mode})
 
     async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         (result,) = await self._do({"kind": "read", "path": path, "limit": limit})
         return None if result is None else base64.b64decode(result)
 
     async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         return FeedReader(await self._channel(root), paths)
 
     async def write_entries(self, root: str) -> EntriesWriter:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         return FeedWriter(await self._channel(root), root)
 
     async def scratch(self, root: str, directory: str) -> int:
-        """See :class:`executors.base.HasScratch`."""
+        """See :class:`executors.workspace.HasScratch`."""
         channel = await self._channel(root)
         try:
             channel.send(SCRATCH + os.fsencode(directory))
@@ -83,16 +84,16 @@ class HostWorkspace:
         return list(taken)
 
     async def remove(self, paths: Sequence[str]) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if paths:
             await self._do(*({"kind": "remove", "path": path} for path in paths))
 
     async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._do({"kind": "remove_matching", "path": root, "names": list(names), "suffixes": list(suffixes)})
 
     async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
         return [
             Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target, owner=(uid, gid))
@@ -100,6 +101,6 @@ class HostWorkspace:
         ]
 
     async def exists(self, path: str) -> bool:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         (result,) = await self._do({"kind": "exists", "path": path})
         return bool(result)

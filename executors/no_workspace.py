@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from executors.base import EntriesWriter, Entry, FilesReader, WorkspaceError
+from executors.errors import WorkspaceError
+from executors.workspace import EntriesWriter, Entry, FilesReader
 
 
 class NoWorkspace:
-    """Refuses everything: see :class:`executors.base.Workspace`."""
+    """Refuses everything: see :class:`executors.workspace.Workspace`."""
 
     def _refuse(self, what: str) -> NoReturn:
         raise WorkspaceError(f"{what}: the files of this job are out of the runner's reach")

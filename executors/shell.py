@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from executors.accounts import Account, account, job_environment
-from executors.base import (
-    Environment,
-    ExitStatus,
-    JobSpec,
-    Output,
-    OutputSink,
-    PrepareError,
-    Script,
-    Sharing,
-    Stream,
-    Workspace,
-)
+from executors.base import Environment, ExitStatus, JobSpec, Output, OutputSink, Script, Sharing, Stream
+from executors.errors import PrepareError
 from executors.file_operations import write_private
 from executors.host_workspace import HostWorkspace
 from executors.registry import HostSettings
 from executors.supervised import SupervisedExecutor, SupervisedPlace
+from executors.workspace import Workspace
 
 LOGIN_TIMEOUT_S = 30.0
 PROFILES = ("/etc/profile", "~/.bash_profile", "~/.bash_login", "~/.profile")

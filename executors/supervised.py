@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 
 from executors.accounts import Account
-from executors.base import EnvironmentLost, ExitStatus, JobSpec, Output, PrepareError, Stream, Usage
+from executors.base import ExitStatus, JobSpec, Output, Stream, Usage
+from executors.errors import EnvironmentLost, PrepareError
 from executors.frames import FRAME
 from executors.registry import HostSettings
 from executors.supervision import SupervisorLink, WarmParent, is_supervised

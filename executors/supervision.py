@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from executors.base import EnvironmentLost, PrepareError
+from executors.errors import EnvironmentLost, PrepareError
 
 log = structlog.get_logger()
 

@@ -20,29 +20,15 @@ from typing import Any
 import structlog
 
 from executors.accounts import account, job_environment
-from executors.base import (
-    DriverInput,
-    Environment,
-    EnvironmentLost,
-    ExecutorError,
-    ExitStatus,
-    InvalidSpec,
-    JobSpec,
-    Output,
-    OutputSink,
-    PlaceFacts,
-    PrepareError,
-    ReportedFailure,
-    Script,
-    Stream,
-    Workspace,
-)
+from executors.base import DriverInput, Environment, ExitStatus, JobSpec, Output, OutputSink, PlaceFacts, Script, Stream
 from executors.custom.config import FORCE_KILL_S, CustomConfig, Program
 from executors.custom.exits import dormant, failure_of
 from executors.custom.reply import BadReply, parse_reply
+from executors.errors import EnvironmentLost, ExecutorError, InvalidSpec, PrepareError, ReportedFailure
 from executors.file_operations import write_private
 from executors.no_workspace import NoWorkspace
 from executors.supervised import SupervisedExecutor, SupervisedPlace
+from executors.workspace import Workspace
 
 log = structlog.get_logger()
 

@@ -6,7 +6,8 @@ import re
 import signal
 from pathlib import Path
 
-from executors.base import ExecutorError, ExitStatus, ReportedFailure
+from executors.base import ExitStatus
+from executors.errors import ExecutorError, ReportedFailure
 
 BUILD_FAILURE = 1
 SYSTEM_FAILURE = 2

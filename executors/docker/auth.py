@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executors.base import PrepareError
 from executors.docker.lines import Level, Lines
 from executors.docker.reference import DEFAULT_REGISTRY, split_registry
+from executors.errors import PrepareError
 
 VARIABLE = "$DOCKER_AUTH_CONFIG"
 PAYLOAD = "job payload (GitLab Registry)"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from executors.base import EnvironmentLost, ExecutorError, ExitStatus, JobSpec, Output, Script
+from executors.base import ExitStatus, JobSpec, Output, Script
 from executors.docker.containers import remove
 from executors.docker.errors import EngineUnreachable, NotFound
 from executors.docker.helper import quote
@@ -24,6 +24,7 @@ from executors.docker.lines import KeptLines, Level
 from executors.docker.logs import LogReader, Mark, has_begun
 from executors.docker.measures import Used, say_at_end, stats_of
 from executors.docker.stopping import is_running, stop_container
+from executors.errors import EnvironmentLost, ExecutorError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

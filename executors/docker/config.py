@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from executors.base import ExecutorError
 from executors.docker import resources
 from executors.docker.volumes import parse_entry
+from executors.errors import ExecutorError
 from executors.tables import Option, Problem, Table
 
 PULL_POLICIES = ("always", "if-not-present", "never")

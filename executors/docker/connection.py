@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from executors.base import PrepareError
+from executors.errors import PrepareError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ExecutorError, InvalidSpec
 from executors.docker import resources
 from executors.docker.config import size_bytes
 from executors.docker.errors import EngineError, NotFound
 from executors.docker.names import LABELS, Names
 from executors.docker.network import ENGINE_DEFAULT, Network
 from executors.docker.policy import matches_any
+from executors.errors import ExecutorError, InvalidSpec
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from executors.base import ExecutorError
 from executors.disk import Item
 from executors.docker.shelf import Shelf
+from executors.errors import ExecutorError
 
 log = structlog.get_logger()
 

@@ -11,18 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.base import (
-    ExecutorError,
-    ExitStatus,
-    InvalidSpec,
-    JobSpec,
-    Output,
-    OutputSink,
-    Script,
-    Usage,
-    Workspace,
-    WorkspaceError,
-)
+from executors.base import ExitStatus, JobSpec, Output, OutputSink, Script, Usage
 from executors.docker.builder import Builder
 from executors.docker.errors import EngineError, EngineUnreachable, NotFound
 from executors.docker.helper import Helper, command
@@ -35,6 +24,8 @@ from executors.docker.ownership import image_owner
 from executors.docker.place import JobPlace, explained
 from executors.docker.scratch import JobFiles
 from executors.docker.sweep import remove_all
+from executors.errors import ExecutorError, InvalidSpec, WorkspaceError
+from executors.workspace import Workspace
 
 if TYPE_CHECKING:
     from executors.docker.executor import DockerExecutor

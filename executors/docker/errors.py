@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from executors.base import PrepareError
+from executors.errors import PrepareError
 
 
 class EngineError(PrepareError):

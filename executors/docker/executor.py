@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from executors.base import Environment, ExecutorError, JobSpec, PrepareError, Sharing
+from executors.base import Environment, JobSpec, Sharing
 from executors.disk import DiskKind
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
@@ -30,6 +30,7 @@ from executors.docker.shared import check_host, check_sharing, reaches_host
 from executors.docker.shelf import Shelf
 from executors.docker.sweep import remove_all, sweep
 from executors.docker.uses import JobUses, key_of, used_by
+from executors.errors import ExecutorError, PrepareError
 from executors.file_operations import write_private
 from executors.registry import HostSettings
 

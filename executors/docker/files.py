@@ -11,9 +11,11 @@ import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from executors.base import EntriesWriter, Entry, FilesReader, Output, Stream, WorkspaceError
+from executors.base import Output, Stream
 from executors.docker.helper import quote
 from executors.docker.transfers import Exec, TarReader, TarWriter
+from executors.errors import WorkspaceError
+from executors.workspace import EntriesWriter, Entry, FilesReader
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
@@ -42,7 +44,7 @@ exit 0
 
 
 class HelperFiles:
-    """A :class:`executors.base.Workspace` in the volumes of a helper; ``top`` is the directory of builds."""
+    """A :class:`executors.workspace.Workspace` in the volumes of a helper; ``top`` is the directory of builds."""
 
     def __init__(self, engine: Engine, helper: Helper, top: str) -> None:
         self._engine = engine
@@ -64,18 +66,18 @@ class HelperFiles:
         return status, b"".join(found)
 
     async def make_dir(self, path: str, *, parents: bool = True) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._do(f"make dir {path}", f"{self._clear(f'{path}/')}mkdir -p {quote(path)}")
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        """See :class:`executors.base.Workspace`. The user of an image must be able to read and change it, whoever that
+        """See :class:`executors.workspace.Workspace`. The user of an image must be able to read and change it, whoever that
         is (``docker-executor.md`` 2.9)."""
         place = quote(path)
         text = f"{self._clear(path)}mkdir -p {quote(posixpath.dirname(path))} && rm -rf {place} && {_print(data)} >{place} && "
         await self._do(f"write {path}", text + f"chmod {mode | 0o666:o} {place}")
 
     async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         place = quote(path)
         text = self._enter(posixpath.dirname(path), f"exit {NO_SUCH}")
         text += f"if [ -L {place} ] || [ ! -f {place} ]; then exit {NO_SUCH}; fi\nexec head -c {limit} {place}"
@@ -83,7 +85,7 @@ class HelperFiles:
         return None if status == NO_SUCH else data
 
     async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._helper.start()
         if paths:
             text = "".join(f"printf '%s\\0' {_words(batch)} >>{LIST}\n" for batch in _batches(paths))
@@ -96,7 +98,7 @@ class HelperFiles:
         return TarReader(Exec(self._engine, self._helper.container, script), paths)
 
     async def write_entries(self, root: str) -> EntriesWriter:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._helper.start()
         script = (
             f"umask {self._helper.umask}\n{self._clear(f'{root}/')}mkdir -p {quote(root)} && cd {quote(root)} || exit\n"
@@ -105,14 +107,14 @@ class HelperFiles:
         return TarWriter(Exec(self._engine, self._helper.container, script), root)
 
     async def remove(self, paths: Sequence[str]) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if paths:
             text = self._clear(*paths)
             text += "".join(f"rm -rf -- {_words(batch)} || exit\n" for batch in _batches(paths))
             await self._do("remove", text)
 
     async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         tests = [f"-name {quote(_literal(name))}" for name in names]
         tests += [f"-type f -name {quote('*' + _literal(suffix))}" for suffix in suffixes]
         if tests:
@@ -123,7 +125,7 @@ class HelperFiles:
             await self._do(f"remove in {root}", text)
 
     async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         depth = "" if max_depth is None else f"-maxdepth {max_depth}"
         _, raw = await self._do(f"list {root}", _LIST.format(enter=self._enter(root, "exit 0"), depth=depth))
         fields = raw.decode(errors="surrogateescape").split("\0")
@@ -131,7 +133,7 @@ class HelperFiles:
         return sorted(found, key=lambda entry: entry.path.split("/"))
 
     async def exists(self, path: str) -> bool:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         text = f"if [ -e {quote(path)} ] || [ -L {quote(path)} ]; then exit 0; fi\nexit {NO_SUCH}"
         status, _ = await self._do(f"look for {path}", text)
         return status == 0

@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
-from executors.base import EnvironmentLost, ExecutorError, Output, OutputSink, Stream
+from executors.base import Output, OutputSink, Stream
 from executors.docker.client import Engine
 from executors.docker.containers import remove
 from executors.docker.streams import Hijacked
+from executors.errors import EnvironmentLost, ExecutorError
 
 log = structlog.get_logger()
 

@@ -14,12 +14,12 @@ import docker
 import docker.errors
 import structlog
 
-from executors.base import ExecutorError, PrepareError
 from executors.docker.client import Engine
 from executors.docker.errors import EngineError
 from executors.docker.host_root import SEARCH_PATH, HostRoot, host_root
 from executors.docker.images import Image, JobImages, find_image
 from executors.docker.lines import Level, Lines
+from executors.errors import ExecutorError, PrepareError
 
 log = structlog.get_logger()
 

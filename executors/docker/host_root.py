@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from executors.base import ExecutorError
+from executors.errors import ExecutorError
 
 # Without these there is no helper; a busybox may stand in for all but git.
 REQUIRED = """

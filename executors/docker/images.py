@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executors.base import ExecutorError, ExternalFailure, ImagePullError, InvalidSpec, PrepareError
 from executors.docker.auth import Credentials, RegistryLogins, find_credentials
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
@@ -24,6 +23,7 @@ from executors.docker.policy import Platform, effective_policies, parse_platform
 from executors.docker.progress import PullProgress
 from executors.docker.reference import InvalidReference, Reference, parse_reference
 from executors.docker.uses import JobUses
+from executors.errors import ExecutorError, ExternalFailure, ImagePullError, InvalidSpec, PrepareError
 
 PULL_TRIES = 3
 PAUSE_MIN_S = 2.0

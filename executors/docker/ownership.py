@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ExecutorError
 from executors.docker.containers import Container, create, remove
 from executors.docker.names import LABELS, Names
+from executors.errors import ExecutorError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ContainerSpec, ExecutorError, InvalidSpec, JobSpec, Mount, PrepareError
+from executors.base import ContainerSpec, JobSpec, Mount
 from executors.docker import resources
 from executors.docker.auth import Login, RegistryLogins
 from executors.docker.config import DockerConfig
@@ -36,6 +36,7 @@ from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
 from executors.docker.uses import JobUses
 from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, parse_entry, plan_volumes
+from executors.errors import ExecutorError, InvalidSpec, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

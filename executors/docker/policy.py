@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from executors.base import ExecutorError, InvalidSpec
 from executors.docker.config import PULL_POLICIES, DockerConfig
 from executors.docker.lines import Level, Lines
+from executors.errors import ExecutorError, InvalidSpec
 from executors.glob import BadPattern, matcher
 
 ADVICE = (

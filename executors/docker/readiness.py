@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ExecutorError, PrepareError
+from executors.errors import ExecutorError, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

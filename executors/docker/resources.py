@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from executors.base import ExecutorError, InvalidSpec, PrepareError
+from executors.errors import ExecutorError, InvalidSpec, PrepareError
 
 LOG_OPTIONS = ("env", "labels")
 ISOLATIONS = ("", "default", "process", "hyperv")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.base import ContainerSpec, EntriesWriter, Entry, FilesReader
+from executors.base import ContainerSpec
 from executors.docker.files import HelperFiles
+from executors.workspace import EntriesWriter, Entry, FilesReader
 
 if TYPE_CHECKING:
     from executors.docker.builder import Builder
@@ -108,7 +109,7 @@ class JobFiles(HelperFiles):
         return self.is_direct and path.startswith(f"{root}/") and posixpath.normpath(path) == path
 
     async def make_dir(self, path: str, *, parents: bool = True) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if self._is_ours(path):
             self._wanted[path] = None
         else:
@@ -116,7 +117,7 @@ class JobFiles(HelperFiles):
             await super().make_dir(path, parents=parents)
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if self._is_ours(path) and (not self._builder.has_run or self._given.get(path) == data):
             self._wanted[path] = data
         else:
@@ -124,7 +125,7 @@ class JobFiles(HelperFiles):
             await super().write(path, data, mode=mode)
 
     async def remove(self, paths: Sequence[str]) -> None:
-        """See :class:`executors.base.Workspace`. What is in a volume that goes with the job goes with it."""
+        """See :class:`executors.workspace.Workspace`. What is in a volume that goes with the job goes with it."""
         if all(self._is_ours(path) for path in paths):
             for path in paths:
                 self._wanted.pop(path, None)
@@ -137,34 +138,34 @@ class JobFiles(HelperFiles):
             await self.leave_direct()
 
     async def read(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes | None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._via_helper()
         return await super().read(path, limit=limit)
 
     async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._via_helper()
         return await super().read_files(root, paths)
 
     async def write_entries(self, root: str) -> EntriesWriter:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._via_helper()
         return await super().write_entries(root)
 
     async def remove_matching(self, root: str, names: Sequence[str], *, suffixes: Sequence[str] = ()) -> None:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if self.is_direct and not self._wanted:
             return
         await self._via_helper()
         await super().remove_matching(root, names, suffixes=suffixes)
 
     async def list(self, root: str, *, max_depth: int | None = None) -> list[Entry]:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         await self._via_helper()
         return await super().list(root, max_depth=max_depth)
 
     async def exists(self, path: str) -> bool:
-        """See :class:`executors.base.Workspace`."""
+        """See :class:`executors.workspace.Workspace`."""
         if self._is_ours(path) and not self._builder.has_run:
             return path in self._wanted
         await self._via_helper()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from executors.base import PrepareError
 from executors.docker.config import DEFAULT_SERVICES_TIMEOUT_S
 from executors.docker.containers import Process, Surroundings, create, service_container
 from executors.docker.errors import NotFound
@@ -18,6 +17,7 @@ from executors.docker.logs import Mark, time_ns_of
 from executors.docker.readiness import ProbeLog, Prober, Target, addresses, service_ports
 from executors.docker.services import Service
 from executors.docker.streams import Demultiplexer
+from executors.errors import PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from executors.base import InvalidSpec, PrepareError, ServiceSpec
+from executors.base import ServiceSpec
 from executors.docker.lines import Lines
 from executors.docker.names import LABELS
 from executors.docker.policy import check_allowed
 from executors.docker.reference import InvalidReference, parse_reference
+from executors.errors import InvalidSpec, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.config import DockerConfig, ServiceConfig

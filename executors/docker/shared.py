@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import Mount, PrepareError
+from executors.base import Mount
+from executors.errors import PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from executors.base import ExecutorError
 from executors.disk import Item
 from executors.docker.errors import EngineError, NotFound
 from executors.docker.uses import key_of
+from executors.errors import ExecutorError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

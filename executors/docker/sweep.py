@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from executors.base import PrepareError
 from executors.docker.containers import remove
 from executors.docker.errors import NotFound
 from executors.docker.network import remove_network
 from executors.docker.volumes import remove_volumes
+from executors.errors import PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

@@ -14,10 +14,11 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from executors.base import PIECE_BYTES, Entry, EntryRefused, EnvironmentLost, ExecutorError, FileContent, WorkspaceError
 from executors.docker.blocking import BlockingStream
 from executors.docker.client import Engine
 from executors.docker.errors import NotFound
+from executors.errors import EntryRefused, EnvironmentLost, ExecutorError, WorkspaceError
+from executors.workspace import PIECE_BYTES, Entry, FileContent
 
 BUFFER_BYTES = 256 * 1024
 BLOCK = 512
@@ -142,7 +143,7 @@ class _Stdout(io.RawIOBase):
 
 
 class TarredFile:
-    """See :class:`executors.base.FileContent`: a file that comes out of a tar stream."""
+    """See :class:`executors.workspace.FileContent`: a file that comes out of a tar stream."""
 
     def __init__(self, program: Exec, path: str, size: int, content: IO[bytes] | None, error: str = "") -> None:
         self._program = program
@@ -152,7 +153,7 @@ class TarredFile:
         self._content = content
 
     def pieces(self) -> Iterator[bytes]:
-        """See :class:`executors.base.FileContent`."""
+        """See :class:`executors.workspace.FileContent`."""
         try:
             while self._content is not None and (piece := self._content.read(PIECE_BYTES)):
                 yield piece
@@ -161,7 +162,7 @@ class TarredFile:
 
 
 class TarReader:
-    """See :class:`executors.base.FilesReader`: files that a program writes as a tar file, in the order of ``paths``.
+    """See :class:`executors.workspace.FilesReader`: files that a program writes as a tar file, in the order of ``paths``.
     Those that are missing in it were not there."""
 
     def __init__(self, program: Exec, paths: Sequence[str]) -> None:
@@ -169,7 +170,7 @@ class TarReader:
         self._paths = list(paths)
 
     def __iter__(self) -> Iterator[FileContent]:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         wanted = iter(self._paths)
         path = next(wanted, None)
         if path is None:
@@ -204,16 +205,16 @@ class TarReader:
         return TarredFile(self._program, path, member.size, content)
 
     def close(self) -> None:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         self._program.close()
 
     def dispose(self) -> None:
-        """See :class:`executors.base.FilesReader`."""
+        """See :class:`executors.workspace.FilesReader`."""
         self._program.dispose()
 
 
 class TarWriter:
-    """See :class:`executors.base.EntriesWriter`: entries that a program reads as a tar file."""
+    """See :class:`executors.workspace.EntriesWriter`: entries that a program reads as a tar file."""
 
     def __init__(self, program: Exec, root: str) -> None:
         self._program = program
@@ -222,11 +223,11 @@ class TarWriter:
         self._is_started = False
 
     def add_dir(self, entry: Entry) -> None:
-        """See :class:`executors.base.EntriesWriter`. The program gives directories their times at the end."""
+        """See :class:`executors.workspace.EntriesWriter`. The program gives directories their times at the end."""
         self._put(_header(entry))
 
     def add_file(self, entry: Entry, content: Callable[[], Iterator[bytes]], *, is_shared: bool) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._put(_header(entry, size=entry.size))
         left = entry.size
         for piece in content():
@@ -238,11 +239,11 @@ class TarWriter:
         self._put(bytes(-entry.size % BLOCK))
 
     def add_link(self, entry: Entry) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._put(_header(entry))
 
     def finish(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._put(bytes(2 * BLOCK))
         self._flush()
         self._program.end_input()
@@ -280,11 +281,11 @@ class TarWriter:
         self._buffer = bytearray()
 
     def close(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._program.close()
 
     def dispose(self) -> None:
-        """See :class:`executors.base.EntriesWriter`."""
+        """See :class:`executors.workspace.EntriesWriter`."""
         self._program.dispose()
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.base import InvalidSpec, PrepareError
 from executors.docker.names import LABELS, Names, path_hash, suffix
+from executors.errors import InvalidSpec, PrepareError
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine

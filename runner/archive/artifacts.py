@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from executors.base import Entry
+from executors.workspace import Entry
 from runner.archive.formats import Format
 from runner.archive.pack import Packed, Sink
 from runner.errors import ArchiveError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from executors.base import Entry, Workspace
 from executors.glob import BadPattern, alternatives, relative, split_static
+from executors.workspace import Entry, Workspace
 from runner.archive.match import ROOT
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from executors.base import Entry
 from executors.glob import BadPattern, alternatives, is_everything, matcher, relative, split_static, walker
+from executors.workspace import Entry
 
 HOPS_MAX = 40
 ROOT = "."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from executors.base import Entry
+from executors.workspace import Entry
 from runner.errors import ArchiveError
 
 # What one name of a file may be long, and a link contain.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from executors.base import PIECE_BYTES, Entry, FileContent, FilesReader, Workspace
+from executors.workspace import PIECE_BYTES, Entry, FileContent, FilesReader, Workspace
 from runner.archive.formats import Format, Level, as_comment, as_frame
 from runner.archive.piece import Parts, deflater, zstandard_framer
 from runner.archive.tar import TarWriter

@@ -10,7 +10,7 @@ from typing import Protocol
 import zstandard
 from isal import isal_zlib
 
-from executors.base import ZEROS
+from executors.workspace import ZEROS
 from runner.archive.formats import Level
 
 RAW = -zlib.MAX_WBITS

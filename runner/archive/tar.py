@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import zstandard
 
-from executors.base import Entry
+from executors.workspace import Entry
 from runner.archive.formats import Level
 from runner.archive.piece import ZSTANDARD
 from runner.archive.tar_header import BLOCK, make_header

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from executors.base import Entry
+from executors.workspace import Entry
 
 BLOCK = 512
 # What eleven, and seven, octal digits can say.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from executors.base import EntriesWriter, Entry, EntryRefused, Workspace
+from executors.errors import EntryRefused
+from executors.workspace import EntriesWriter, Entry, Workspace
 from runner.archive.formats import Format
 from runner.archive.match import shown
 from runner.archive.members import PATH_MAX, Limits, Member, Source

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from executors.base import Entry
+from executors.workspace import Entry
 
 STORED, DEFLATED, ZSTANDARD = 0, 8, 93
 # Tags of extra fields: 64-bit numbers, time, user and group.

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from executors.base import Entry
+from executors.workspace import Entry
 from runner.archive.members import PATH_MAX, Limits, too_big
 from runner.archive.zip import CENTRAL, END, END64, LIMIT, LOCATOR, OWNER, TIMESTAMP, WIDE
 from runner.errors import ArchiveError

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from executors.base import ExecutorError
+from executors.errors import ExecutorError
 from runner import logs
 from runner.config.model import Config, DiskConfig, RunnerConfig
 from runner.config.system_id import load_system_id

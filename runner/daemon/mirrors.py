@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from executors.base import Executor, ExecutorError, SharesDirectories
+from executors.base import Executor, SharesDirectories
+from executors.errors import ExecutorError
 from runner.gocache.scope import is_protected
 from runner.job.mirror import wanted
 from runner.job.plan import JobPlan

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from executors.base import ExecutorError
 from executors.disk import DiskKind, Item
+from executors.errors import ExecutorError
 from runner.config.model import DiskConfig
 from runner.config.size import format_size
 from runner.disk.choice import for_room, over_budget

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from executors.base import Executor, ExecutorError, SharesDirectories
+from executors.base import Executor, SharesDirectories
+from executors.errors import ExecutorError
 from executors.registry import KINDS
 from runner.config.model import RunnerConfig
 from runner.coordinator.payload import JobPayload

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from executors.base import Environment, WorkspaceError
+from executors.base import Environment
+from executors.errors import WorkspaceError
 from runner.job.lines import Lines
 from runner.job.outcome import JobFailure, tool_failed
 from runner.job.plan import JobPlan

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from executors.base import Environment, WorkspaceError
+from executors.base import Environment
+from executors.errors import WorkspaceError
 from runner.archive.cache_key import CacheKey
 from runner.archive.formats import sniff
 from runner.archive.local_store import LocalStore, Stored

@@ -8,8 +8,10 @@ import os
 import posixpath
 from collections.abc import Sequence
 
-from executors.base import Entry, Environment, WorkspaceError
+from executors.base import Environment
+from executors.errors import WorkspaceError
 from executors.file_operations import write_all
+from executors.workspace import Entry
 from runner.archive.cache_key import CacheKey
 from runner.archive.formats import Format, compression_level, read_mark
 from runner.archive.local_store import LocalStore, Stored

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from executors.base import Environment, ExecutorError, KeepsCompany
+from executors.base import Environment, KeepsCompany
+from executors.errors import ExecutorError
 from executors.file_operations import write_all
 
 log = structlog.get_logger()

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
-from executors.base import Environment, ExecutorError, MeasuresUsage, ScriptedPlace
+from executors.base import Environment, MeasuresUsage, ScriptedPlace
+from executors.errors import ExecutorError
 from executors.file_operations import write_private
 from runner.config.size import format_size
 from runner.job.outcome import Outcome

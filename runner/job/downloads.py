@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from executors.base import Environment, HasScratch, WorkspaceError
+from executors.base import Environment
+from executors.errors import WorkspaceError
 from executors.file_operations import create_private
+from executors.workspace import HasScratch
 from runner.archive.formats import sniff
 from runner.archive.unpack import Limits, unpack
 from runner.coordinator.payload import Dependency

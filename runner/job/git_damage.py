@@ -5,7 +5,7 @@ Looked at only once git has failed: a repository that works costs nothing.
 
 from __future__ import annotations
 
-from executors.base import Workspace
+from executors.workspace import Workspace
 from runner.coordinator.payload import GitInfo
 from runner.job.git_tool import GitTool
 from runner.job.outcome import JobFailure

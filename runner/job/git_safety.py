@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from executors.base import Workspace, WorkspaceError
+from executors.errors import WorkspaceError
+from executors.workspace import Workspace
 
 LOCKS = ("index.lock", "shallow.lock", "HEAD.lock", "config.lock", "packed-refs.lock")
 # What decides over the configuration of a repository and over what stands for what, apart from git's own files.

@@ -8,15 +8,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from executors.base import (
-    EnvironmentLost,
-    ExecutorError,
-    ExitStatus,
-    ExternalFailure,
-    ImagePullError,
-    InvalidSpec,
-    ReportedFailure,
-)
+from executors.base import ExitStatus
+from executors.errors import EnvironmentLost, ExecutorError, ExternalFailure, ImagePullError, InvalidSpec, ReportedFailure
 from runner.config.duration import format_duration
 from runner.coordinator.port import JobState, JobUpdate
 

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.base import (
-    Environment,
-    EnvironmentLost,
-    ExecutorError,
-    ExitStatus,
-    PlaceFacts,
-    PrepareError,
-    Script,
-    ScriptedPlace,
-    Stream,
-)
+from executors.base import Environment, ExitStatus, PlaceFacts, Script, ScriptedPlace, Stream
+from executors.errors import EnvironmentLost, ExecutorError, PrepareError
 from runner.coordinator.port import JobCoordinator
 from runner.job.archive_stages import ArtifactWork, CacheWork
 from runner.job.artifacts import ArtifactStages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from executors.base import Entry, Workspace
+from executors.workspace import Entry, Workspace
 from runner.archive.formats import Format, Level
 from runner.archive.metadata import KNOWN_VERSION, Provenance, statement
 from runner.archive.pack import pack

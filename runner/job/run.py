@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from executors.base import Environment, Executor, ExecutorError, JobSpec, ScriptedPlace
+from executors.base import Environment, Executor, JobSpec, ScriptedPlace
+from executors.errors import ExecutorError
 from executors.registry import Kind
 from runner.coordinator.payload import JobPayload, unsupported_options
 from runner.coordinator.port import JobCoordinator, JobState, JobUpdate, Verdict

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from executors.base import Environment, ExecutorError, ExitStatus, Output, Script
+from executors.base import Environment, ExitStatus, Output, Script
+from executors.errors import ExecutorError
 from runner.job.company import Company, Said
 from runner.job.steps import Step, Steps
 from runner.scope import Stopped, StopScope, finish

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from executors.base import Entry, Workspace
+from executors.workspace import Entry, Workspace
 from runner.job.git_safety import clear_module_locks, disarm, is_whole
 from runner.job.git_tool import GitTool
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from executors.base import Environment, EnvironmentLost, ExecutorError
+from executors.base import Environment
+from executors.errors import EnvironmentLost, ExecutorError
 from runner.job.attempts import pause_s
 from runner.job.outcome import JobFailure, Reason, failure_of, stage_timed_out
 from runner.job.plan import JobPlan

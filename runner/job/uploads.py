@@ -7,7 +7,9 @@ import errno
 import os
 from collections.abc import Sequence
 
-from executors.base import Entry, Environment, WorkspaceError
+from executors.base import Environment
+from executors.errors import WorkspaceError
+from executors.workspace import Entry
 from runner.archive.artifacts import DEFAULT_NAME, Content, file_name, format_of
 from runner.archive.formats import compression_level
 from runner.archive.match import Level, Selection, shown

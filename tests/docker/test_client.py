@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineError, EngineUnreachable, NotFound
 from executors.docker.streams import Demultiplexer
+from executors.errors import PrepareError
 from tests.waiting import until
 
 Make = Callable[..., str]

@@ -12,7 +12,7 @@ import docker
 import msgspec
 import pytest
 
-from executors.base import ExecutorError, InvalidSpec, ServiceSpec
+from executors.base import ServiceSpec
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.containers import (
@@ -35,6 +35,7 @@ from executors.docker.names import LABELS, Names, network_name, store_name, uniq
 from executors.docker.network import Network, plan_network
 from executors.docker.services import Service, plan_services, split_aliases
 from executors.docker.volumes import plan_volumes
+from executors.errors import ExecutorError, InvalidSpec
 from runner.coordinator.payload import JobPayload, decode
 from runner.job.variables import Variables, from_payload
 from tests.contract import golden

@@ -18,7 +18,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
@@ -26,6 +25,7 @@ from executors.docker.helper_image import LABEL, REPOSITORY, HelperImages, outda
 from executors.docker.host_root import HostIncomplete, HostRoot, host_root
 from executors.docker.images import JobImages, Pulls
 from executors.docker.lines import KeptLines, Level
+from executors.errors import PrepareError
 from tests.docker.conftest import HOST
 from tests.fakes import git_server
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import docker
 import pytest
 
-from executors.base import ImagePullError, InvalidSpec, PrepareError
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineUnreachable
 from executors.docker.images import JobImages, Pulls, find_image
 from executors.docker.lines import KeptLines, Level
+from executors.errors import ImagePullError, InvalidSpec, PrepareError
 from tests.docker import registry
 
 pytestmark = pytest.mark.docker

@@ -8,12 +8,12 @@ import docker
 import docker.errors
 import pytest
 
-from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.containers import Process, build_container, create, service_container
 from executors.docker.errors import NotFound
 from executors.docker.names import Names
 from executors.docker.network import Network, create_network, plan_network, remove_network
+from executors.errors import PrepareError
 from tests.docker.made import around, fresh_names, swept, table
 
 pytestmark = pytest.mark.docker

@@ -8,10 +8,10 @@ import docker
 import docker.errors
 import pytest
 
-from executors.base import ExecutorError
 from executors.docker.client import Engine
 from executors.docker.names import Names
 from executors.docker.ownership import Owner, image_owner
+from executors.errors import ExecutorError
 from tests.docker import images
 from tests.docker.made import LABEL, fresh_names, swept
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import docker
 import pytest
 
-from executors.base import ExternalFailure, ImagePullError, InvalidSpec
 from executors.docker import images
 from executors.docker.auth import Login, RegistryLogins
 from executors.docker.client import Engine
 from executors.docker.config import DockerConfig
 from executors.docker.images import JobImages, Pulls
 from executors.docker.lines import KeptLines, Level
+from executors.errors import ExternalFailure, ImagePullError, InvalidSpec
 from tests.docker import registry
 from tests.docker.registry import PASSWORD, USER, Misbehaving
 from tests.waiting import until

@@ -13,10 +13,10 @@ from pathlib import Path
 import docker
 import pytest
 
-from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.connection import Connection
 from executors.docker.errors import EngineUnreachable
+from executors.errors import PrepareError
 from tests.contract.test_tls import Authority
 from tests.docker import images
 from tests.docker.conftest import remove_leftovers, state_filter

@@ -11,7 +11,7 @@ import docker
 import docker.errors
 import pytest
 
-from executors.base import InvalidSpec, PrepareError, ServiceSpec
+from executors.base import ServiceSpec
 from executors.docker.client import Engine
 from executors.docker.containers import NO_ENTRYPOINT, Process, build_container, create
 from executors.docker.errors import EngineError
@@ -21,6 +21,7 @@ from executors.docker.network import Network, create_network
 from executors.docker.readiness import ProbeLog, Prober, Target
 from executors.docker.service_group import ServiceGroup
 from executors.docker.services import plan_services
+from executors.errors import InvalidSpec, PrepareError
 from tests.docker import images
 from tests.docker.made import around, fresh_names, swept, table
 from tests.waiting import until

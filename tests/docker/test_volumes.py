@@ -10,11 +10,11 @@ import docker
 import docker.errors
 import pytest
 
-from executors.base import PrepareError
 from executors.docker.client import Engine
 from executors.docker.containers import Process, build_container, create
 from executors.docker.names import LABELS, Names
 from executors.docker.volumes import Volumes, create_volumes, plan_volumes, remove_volumes
+from executors.errors import PrepareError
 from tests.docker.made import around, fresh_names, swept, table
 
 pytestmark = pytest.mark.docker

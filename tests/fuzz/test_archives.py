@@ -24,10 +24,11 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from executors.base import Entry, EntryRefused
+from executors.errors import EntryRefused
 from executors.file_channel import serve_channel
 from executors.file_feed import Channel, FeedWriter
 from executors.file_operations import Roots
+from executors.workspace import Entry
 from runner.archive.formats import Format
 from runner.archive.members import Limits
 from runner.archive.tar_header import BadHeader, make_header, parse_extension, parse_header

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from executors.base import Entry
 from executors.glob import BadPattern, matcher
+from executors.workspace import Entry
 from runner.archive.match import select
 
 PARTS = ["a", "b", "ab", "*", "?", "[ab]", "[!a]", "{a,b}", "{a,b/a}", "**", "a*", "*b", "\\a", "a**", "?b", "[a-b]*"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import Entry
+from executors.workspace import Entry
 from runner.archive.artifacts import file_name, format_of
 from runner.archive.formats import compression_level, sniff
 from runner.archive.metadata import Provenance, statement

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.base import Entry
 from executors.registry import KINDS
+from executors.workspace import Entry
 from runner.archive.buckets import open_bucket
 from runner.archive.cache_key import cache_key, fallback_key, object_name
 from runner.archive.local_store import LocalStore

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import PrepareError
 from executors.docker.auth import Credentials, Login, RegistryLogins, find_credentials
 from executors.docker.lines import KeptLines, Level
+from executors.errors import PrepareError
 
 PROGRAM = """#!/bin/sh
 echo "$1 $(cat)" >> {calls}

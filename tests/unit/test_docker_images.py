@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from executors.base import ExecutorError, InvalidSpec
 from executors.docker.config import DockerConfig
 from executors.docker.errors import EngineUnreachable
 from executors.docker.images import Blame, PullFailed, Pulls, blame
@@ -14,6 +13,7 @@ from executors.docker.lines import KeptLines, Level
 from executors.docker.policy import Platform, build_image, check_allowed, effective_policies, matches_any, parse_platform
 from executors.docker.progress import EVERY_S, FIRST_S, PullProgress
 from executors.docker.reference import InvalidReference, Reference, parse_reference
+from executors.errors import ExecutorError, InvalidSpec
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

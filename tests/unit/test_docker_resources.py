@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import ExecutorError, InvalidSpec, PrepareError
 from executors.docker import resources
+from executors.errors import ExecutorError, InvalidSpec, PrepareError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import InvalidSpec, PrepareError, ServiceSpec
+from executors.base import ServiceSpec
 from executors.docker.config import DockerConfig
 from executors.docker.lines import KeptLines, Level
 from executors.docker.readiness import Target, is_local, service_ports
 from executors.docker.services import Service, ServiceImage, check_allowed_services, plan_services, split_aliases, split_image
+from executors.errors import InvalidSpec, PrepareError
 
 
 def expand(text: str) -> str:

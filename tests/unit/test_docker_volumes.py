@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from executors.base import InvalidSpec, PrepareError
 from executors.docker.config import DockerConfig
 from executors.docker.names import Names
 from executors.docker.volumes import Entry, Volumes, is_protected, parse_entry, plan_volumes, shares_builds
+from executors.errors import InvalidSpec, PrepareError
 
 NAMES = Names(unique="runner-x-project-1-concurrent-0", attempt="0" * 16, store="e" * 32, network="n")
 

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from executors.base import Mount, PrepareError, Sharing
+from executors.base import Mount, Sharing
 from executors.docker.connection import Connection
 from executors.docker.shared import check_sharing, shared_binds
+from executors.errors import PrepareError
 from executors.registry import KINDS
 from runner.config.load import Loaded, parse
 from runner.config.model import GoConfig, RunnerConfig

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from executors.base import Entry, Workspace
 from executors.file_operations import Roots, list_tree
 from executors.glob import matcher, relative
+from executors.workspace import Entry, Workspace
 from runner.archive.listing import list_for
 from runner.archive.match import Level, Selection, select
 from tests.contract import golden

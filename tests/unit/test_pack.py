@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import Entry, WorkspaceError
+from executors.errors import WorkspaceError
 from executors.shell import ShellEnvironment
+from executors.workspace import Entry
 from runner.archive.artifacts import Content
 from runner.archive.formats import Format, Level
 from runner.archive.match import select

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import Entry, ExitStatus, PlaceFacts, ReportedFailure
+from executors.base import ExitStatus, PlaceFacts
 from executors.custom.config import CustomConfig
 from executors.custom.exits import failure_of
 from executors.custom.reply import BadReply, parse_reply
+from executors.errors import ReportedFailure
+from executors.workspace import Entry
 from runner.archive.match import select
 from runner.job.rendered import tools
 from runner.job.rendered.sources import FILES

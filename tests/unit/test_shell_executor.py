@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import EnvironmentLost, JobSpec, PrepareError, Script, WorkspaceError
+from executors.base import JobSpec, Script
+from executors.errors import EnvironmentLost, PrepareError, WorkspaceError
 from executors.registry import HostSettings
 from executors.shell import ShellEnvironment, ShellExecutor
 

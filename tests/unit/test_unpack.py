@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.base import WorkspaceError
+from executors.errors import WorkspaceError
 from executors.shell import ShellEnvironment
 from runner.archive.formats import Format
 from runner.archive.unpack import Limits, unpack

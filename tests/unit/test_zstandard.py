@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from executors.base import Entry
 from executors.shell import ShellEnvironment
+from executors.workspace import Entry
 from runner.archive.formats import Format, Level, read_mark, sniff
 from runner.archive.match import select
 from runner.archive.pack import Packed, pack

@@ -9,16 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from executors.base import (
-    DriverInput,
-    Environment,
-    InvalidSpec,
-    Output,
-    OutputSink,
-    PlaceFacts,
-    PrepareError,
-    ScriptedPlace,
-)
+from executors.base import DriverInput, Environment, Output, OutputSink, PlaceFacts, ScriptedPlace
+from executors.errors import InvalidSpec, PrepareError
 from runner.job.outcome import failure_of
 from runner.job.plan import JobPlan
 from runner.job.steps import Step

@@ -174,6 +174,7 @@ def _mode(system: int, attributes: int) -> int:
 
 
 def _seconds(date: int, time: int) -> int:
-    """A time without a zone is taken for UTC, as the reference does."""
-    day = (1980 + (date >> 9), max(date >> 5 & 15, 1), max(date & 31, 1))
-    return calendar.timegm((*day, time >> 11, time >> 5 & 63, (time & 31) * 2))
+    """A time without a zone is taken for UTC, and what no calendar has is counted on, as the reference does: the thirteenth
+    month is the next January, the day 0 the last of the month before."""
+    years, month = divmod((date >> 5 & 15) - 1, 12)
+    return calendar.timegm((1980 + (date >> 9) + years, month + 1, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2))

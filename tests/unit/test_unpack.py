@@ -7,8 +7,10 @@ import io
 import os
 import random
 import stat
+import struct
 import time
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,24 @@ async def test_damaged_archives_are_errors_and_nothing_else(seed: int, tmp_path:
             pass
         source.unlink()
         assert outside.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "when"),
+    [
+        (0, 0, "1979-11-30 00:00:00"),
+        (20 << 9 | 13 << 5 | 5, 0, "2001-01-05 00:00:00"),
+        (20 << 9 | 15 << 5 | 31, 31 << 11 | 63 << 5 | 31, "2001-04-01 08:04:02"),
+        (20 << 9 | 2 << 5 | 30, 12 << 11 | 30 << 5 | 4, "2000-03-01 12:30:08"),
+    ],
+)
+async def test_days_that_no_calendar_has_are_counted_on(
+    day: int, clock: int, when: str, tmp_path: Path, place: ShellEnvironment
+) -> None:
+    source = archive(tmp_path / "a.zip", ("f", b"x"))
+    raw = bytearray(source.read_bytes())
+    struct.pack_into("<HH", raw, raw.index(b"PK\1\2") + 12, clock, day)
+    source.write_bytes(raw)
+    await extract(place, source)
+    found = datetime.fromtimestamp((tmp_path / "p" / "f").stat().st_mtime, UTC)
+    assert found == datetime.fromisoformat(f"{when}+00:00")

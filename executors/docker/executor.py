@@ -181,7 +181,7 @@ class DockerExecutor:
         engine, _, _ = self.engine(config)
         check_sharing(engine.connection)
         await check_host(engine)
-        return Sharing(is_tight=not reaches_host(config, self._host.state_dir))
+        return Sharing(is_tight=not reaches_host(config, os.path.realpath(self._host.state_dir)))
 
     async def close(self) -> None:
         """Close the connections; containers go on."""

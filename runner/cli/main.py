@@ -14,11 +14,14 @@ import click
 from runner.identity import NAME, REVISION, VERSION, architecture, os_name
 
 COMMANDS = {
+    "drain": ("runner.cli.drain", "Let the daemon end once its jobs have ended"),
     "list": ("runner.cli.listing", "List the configured runners"),
     "register": ("runner.cli.register", "Register a runner with GitLab"),
+    "reload": ("runner.cli.reload", "Let the daemon load its configuration again"),
     "reset-token": ("runner.cli.reset_token", "Get a new authentication token for a runner"),
     "run": ("runner.cli.run", "Run the daemon"),
     "run-single": ("runner.cli.run_single", "Run jobs of one runner, without a configuration file if need be"),
+    "status": ("runner.cli.status", "Show what the daemon is doing"),
     "unregister": ("runner.cli.unregister", "Remove a runner from GitLab and from the configuration"),
     "verify": ("runner.cli.verify", "Check that GitLab knows the configured runners"),
 }

@@ -20,6 +20,14 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "pyrunner"
 
 
+def default_control_socket() -> Path:
+    """Where a daemon is asked and told things when the configuration does not say."""
+    if os.geteuid() == 0:
+        return Path("/run/pyrunner/control.sock")
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "pyrunner.sock" if base else default_state_dir() / "control.sock"
+
+
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[pyrunner.disk]``, bytes. ``budgets`` has the kinds of things that are bounded."""
 
@@ -32,7 +40,7 @@ class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[pyrunner]``: keys that the reference does not know."""
+    """``[pyrunner]``: keys that the reference does not know. ``control_socket`` None: the usual place, empty: none."""
 
     graceful_shutdown_timeout_s: float = 3600.0
     interrupted_failure_reason: str = "runner_system_failure"
@@ -43,6 +51,13 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     pass_env: tuple[str, ...] = ()
     debug_endpoints: bool = False
     disk: DiskConfig = DiskConfig()
+
+    @property
+    def control_path(self) -> Path | None:
+        """Where the control socket is, None for none."""
+        if self.control_socket is None:
+            return default_control_socket()
+        return Path(self.control_socket) if self.control_socket else None
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from runner.config.model import Config, DiskConfig, RunnerConfig
 from runner.config.system_id import load_system_id
 from runner.coordinator.registration import CallResult
 from runner.daemon.connections import Connections
+from runner.daemon.control import Control
 from runner.daemon.disk import disk_budget
 from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
@@ -29,6 +30,7 @@ from runner.daemon.restart import KeptSignals, inherited_lock, problem_of_new_co
 from runner.daemon.rotation import Rotation
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
+from runner.daemon.status import StatusReport
 from runner.disk.metrics import DiskMetrics
 from runner.errors import RunnerError
 from runner.gocache.disk import GoStores
@@ -37,6 +39,7 @@ from runner.gocache.stores import Stores
 from runner.identity import REVISION, VERSION, architecture, os_name
 from runner.job.record import RecordStore
 from runner.mirrors.store import Mirrors
+from runner.ops.control import ControlServer
 from runner.ops.http import Page, StatusServer, stacks
 from runner.ops.metrics import Metrics, RequestMetrics, RunningJob, Snapshot
 from runner.ops.notify import Notifier, host_is_stopping
@@ -106,6 +109,7 @@ class Daemon:
 
     def __init__(self, options: RunOptions, file: ConfigFile, config: Config, store: RecordStore, started_in: Path) -> None:
         self._started_in = started_in
+        self._started_at = time.time()
         self._options = options
         self._file = file
         self._config = config
@@ -149,6 +153,7 @@ class Daemon:
                         ("disk", self._disk.run),
                         ("mirrors", self._mirrors.run),
                         ("go stores", self._stores.run),
+                        *self._control(),
                     )
                 ]
                 self._services = services
@@ -201,7 +206,7 @@ class Daemon:
             go=Keeper(self._stores),
             mirrors=self._mirrors,
         )
-        health = Health(time.monotonic)
+        self._health = health = Health(time.monotonic)
         self._scheduler = Scheduler(
             config=config,
             request=lambda runner, *, hold: self._connections.of(runner).request_job(hold=hold),
@@ -356,6 +361,24 @@ class Daemon:
 
     # What an operator looks at
 
+    def _control(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """The service at the control socket, if there is to be one."""
+        path = self._config.pyrunner.control_path
+        if path is None:
+            return []
+        report = StatusReport(
+            config=lambda: self._config,
+            file=self._file,
+            scheduler=self._scheduler,
+            health=self._health,
+            jobs=self._jobs,
+            disk=self._disk,
+            shutdown=self._shutdown,
+            system_id=self._system_id,
+            started_at=self._started_at,
+        )
+        return [("control", ControlServer(path, Control(report, self._watcher, self._shutdown).commands).run)]
+
     async def _listen(self) -> StatusServer | None:
         address = self._options.listen_address or self._config.listen_address
         if not address:
@@ -407,7 +430,7 @@ class Daemon:
             RunningJob(
                 runner=run.plan.runner,
                 url=run.plan.url,
-                stage=run.path.taker.stage if run.path is not None else "",
+                stage=run.stage,
                 state="running",
                 duration_s=(now_ns - run.record.accepted.accepted_at_ns) / 1e9,
             )

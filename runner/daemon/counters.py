@@ -24,6 +24,7 @@ class Lease:
 class TokenCounters:
     """The state of one token. Entries of the configuration with the same token share it.
 
+    ``last_answer`` is the Unix time, the status and the meaning of the newest answer to a request for a job.
     ``adaptive`` is the float of ``config-cli-daemon.md`` 5.4: it starts at 0 and follows how the requests end.
     """
 
@@ -32,6 +33,7 @@ class TokenCounters:
     exceeded: int = 0
     adaptive: float = 0.0
     limit_met: bool = False
+    last_answer: tuple[float, int, str] | None = None
     _ids: set[int] = field(default_factory=set)
     _project_slots: dict[int, set[int]] = field(default_factory=dict)
 

@@ -39,6 +39,13 @@ class Health:
         state = self._states.get(_key(runner))
         return state.failures if state else 0
 
+    def rest_s(self, runner: RunnerConfig) -> float | None:
+        """Seconds until a runner that rests is asked again; None for one that may be asked."""
+        state = self._states.get(_key(runner))
+        if state is None or state.failures < runner.unhealthy_requests_limit:
+            return None
+        return max(state.last_check + runner.unhealthy_interval_s - self._clock(), 0.0)
+
     def may_ask(self, runner: RunnerConfig) -> bool:
         """Whether the runner may be asked now; a disabled one gets a forced check when its pause is over."""
         state = self._state(runner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -21,7 +22,8 @@ Stamp = tuple[int, int, int]
 
 
 class ConfigFile:
-    """The file, as it was when it was last read. ``last_error`` is why the newest content is not in force."""
+    """The file, as it was when it was last read. ``last_error`` is why the newest content is not in force, ``loaded_at`` the
+    Unix time since when the content in force is."""
 
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
         self.path = path
@@ -29,6 +31,7 @@ class ConfigFile:
         self._stamp: Stamp | None = None
         self._hash = ""
         self.last_error = ""
+        self.loaded_at = time.time()
 
     def read(self) -> Loaded:
         """Read the file now. Raises :class:`OSError`."""
@@ -66,6 +69,7 @@ class ConfigFile:
         if loaded.config.content_hash == self._hash and not always:
             return None
         self._hash = loaded.config.content_hash
+        self.loaded_at = time.time()
         return loaded.config
 
     def is_in_force(self, config: Config) -> bool:
@@ -86,11 +90,19 @@ class Watcher:
         self._apply = apply
         self._failed = failed
         self._asked = asyncio.Event()
+        self._waiting: list[asyncio.Future[str]] = []
         self._missing_said = float("-inf")
 
     def ask(self) -> None:
         """Reload now, whether the file changed or not."""
         self._asked.set()
+
+    async def reload(self) -> str:
+        """Reload now; why the file cannot be used, empty once it is in force."""
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self.ask()
+        return await done
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -101,8 +113,14 @@ class Watcher:
                 pass
             forced = self._asked.is_set()
             self._asked.clear()
+            waiting, self._waiting = self._waiting, []
             if forced or self._file.has_changed():
-                await self._reload(forced=forced)
+                try:
+                    await self._reload(forced=forced)
+                finally:
+                    for done in waiting:
+                        if not done.done():
+                            done.set_result(self._file.last_error)
             elif not self._file.path.exists():
                 self._say_missing()
 

@@ -7,6 +7,7 @@ its slot from the request to the end of the job that it may bring. All counters 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -264,6 +265,7 @@ class Scheduler:
         finally:
             counters.requests -= 1
             counters.adapt(hard_limit, got_job=got_job, retried=retried)
+        counters.last_answer = (time.time(), result.status, str(result.kind))
         self._health.mark(runner, healthy=result.healthy)
         if not result.healthy:
             self._events.health_check_failed(runner)

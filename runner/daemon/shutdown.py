@@ -6,6 +6,7 @@ import asyncio
 import enum
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -39,8 +40,8 @@ class ShutdownMode(enum.StrEnum):
 class Shutdown:
     """The state machine. Callbacks do the work: ``on_drain`` stops asking, ``on_abort`` stops every job for the named
     signal, ``on_detach`` lets go of all jobs, with patience or at once. ``force_exit`` is called for a stop signal while
-    aborting. A stop signal that comes while the process is about to execute itself again is for the new image, as
-    ``deferred``.
+    aborting. ``stopping_since`` is the Unix time of the first of them. A stop signal that comes while the process is about
+    to execute itself again is for the new image, as ``deferred``.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Shutdown:
         self.drain_deadline: float | None = None
         self.aborting = asyncio.Event()
         self.stopping = asyncio.Event()
+        self.stopping_since: float | None = None
 
     def started(self) -> None:
         """Start-up is over."""
@@ -110,7 +112,7 @@ class Shutdown:
             return
         self.state = State.DRAINING
         self.signal = name
-        self.stopping.set()
+        self._note_stopping()
         log.info("Starting graceful shutdown, waiting for builds to finish", StopSignal=name)
         if math.isfinite(deadline_s):
             loop = asyncio.get_running_loop()
@@ -127,7 +129,7 @@ class Shutdown:
         self.state = State.ABORTING
         self.signal = name
         self.drain_deadline = None
-        self.stopping.set()
+        self._note_stopping()
         self.aborting.set()
         timeout_s = self._shutdown_timeout_s()
         log.warning("Starting forceful shutdown", StopSignal=name, **{"shutdown-timeout": f"{timeout_s:g}s"})
@@ -137,10 +139,20 @@ class Shutdown:
     def detach(self) -> None:
         """Let go of all jobs: they go on, the next daemon adopts them."""
         self.state = State.DRAINING
-        self.stopping.set()
+        self._note_stopping()
         log.info("Letting go of running jobs, the next daemon adopts them")
         self._on_drain()
         self._on_detach(self.restart)
+
+    def _note_stopping(self) -> None:
+        if self.stopping_since is None:
+            self.stopping_since = time.time()
+        self.stopping.set()
+
+    @property
+    def drain_left_s(self) -> float | None:
+        """Seconds until jobs are aborted, None where no time is set."""
+        return None if self.drain_deadline is None else self.drain_deadline - asyncio.get_running_loop().time()
 
     def begin_restart(self) -> None:
         """Re-execute this process once everything is let go."""

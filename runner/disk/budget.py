@@ -121,6 +121,10 @@ class DiskBudget:
         self._tell(floor, low[0] if low else None)
         return not low
 
+    async def look(self) -> None:
+        """Find out how much is free now."""
+        await self._look(0)
+
     async def _look(self, floor: int) -> list[Space]:
         places = [*self._places(), *(path for more in self._more_places for path in more())]
         self.spaces = await self._probe.look(places)

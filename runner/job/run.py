@@ -167,6 +167,16 @@ class JobRun:
         log.error(text, job=self.payload.id)
 
     @property
+    def stage(self) -> str:
+        """Where the job is; empty before its first stage."""
+        return self.path.taker.stage if self.path is not None else ""
+
+    @property
+    def log_progress(self) -> tuple[int, int]:
+        """Bytes of the log, and those of them that the coordinator does not have yet."""
+        return self._spool.size, max(self._spool.size - self._uploader.offset, 0)
+
+    @property
     def is_detached(self) -> bool:
         """Whether another process goes on with the job."""
         return self.job_scope.reason is StopReason.DETACHED

@@ -104,6 +104,11 @@ class TraceUploader:
         self._ended = asyncio.Event()
         self._urgent = asyncio.Event()
 
+    @property
+    def offset(self) -> int:
+        """Where the next patch begins: so much the coordinator has."""
+        return self._offset
+
     def take_interval(self, answer: Answer) -> None:
         """Honour the update interval of an answer."""
         if answer.interval_s:

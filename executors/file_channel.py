@@ -77,9 +77,9 @@ def read_batch(sock: socket.socket, directories: OpenDirectories, paths: bytes) 
     """Answer with contents, descriptors and errors, in the order of the paths."""
     parts: list[bytes] = []
     waiting = 0
-    for number, path in enumerate(paths.split(b"\0")):
+    for number, path in enumerate(os.fsdecode(paths).split("\0")):
         try:
-            parent_fd, name = directories.parent(os.fsdecode(path))
+            parent_fd, name = directories.parent(path)
             fd, size = open_regular_at(parent_fd, name)
             if size > SMALL_BYTES:
                 if parts:
@@ -103,8 +103,8 @@ def read_batch(sock: socket.socket, directories: OpenDirectories, paths: bytes) 
 def read_small(fd: int, size: int) -> bytes:
     """At most ``size`` bytes of a file, whose descriptor is closed."""
     try:
-        content = b""
-        while len(content) < size and (data := os.read(fd, size - len(content))):
+        content = os.read(fd, size) if size else b""
+        while content and len(content) < size and (data := os.read(fd, size - len(content))):
             content += data
         return content
     finally:

@@ -165,7 +165,7 @@ class FeedReader:
         batches = _batches(self._paths)
         while True:
             while len(asked) < BATCHES_AHEAD and (batch := next(batches, None)) is not None:
-                self._channel.send(READ + b"\0".join(map(os.fsencode, batch)))
+                self._channel.send(READ + os.fsencode("\0".join(batch)))
                 asked.append(batch)
             if not asked:
                 return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Directories inside of each other: each costs a descriptor and a call while a tree is walked.
 MAX_DEPTH = 200
+KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -317,11 +318,11 @@ def walk(fd: int, prefix: str, depth: int, max_depth: int | None, found: list[An
             about = os.lstat(entry, dir_fd=fd)
         except FileNotFoundError:
             continue
-        kind = "file" if stat.S_ISREG(about.st_mode) else "dir" if stat.S_ISDIR(about.st_mode) else "other"
-        kind = "link" if stat.S_ISLNK(about.st_mode) else kind
+        mode = about.st_mode
+        kind = KINDS.get(mode & 0o170000, "other")
         target = read_link(fd, entry) if kind == "link" else ""
-        numbers = (stat.S_IMODE(about.st_mode), about.st_size, about.st_mtime_ns)
-        found.append([prefix + entry, kind, *numbers, target, about.st_uid, about.st_gid])
+        facts = (prefix + entry, kind, mode & 0o7777, about.st_size, about.st_mtime_ns, target, about.st_uid, about.st_gid)
+        found.append(facts)
         if kind == "dir" and (max_depth is None or depth < max_depth):
             if depth == MAX_DEPTH:
                 raise OSError(errno.ELOOP, f"more than {MAX_DEPTH} directories inside of each other", f"{prefix[:200]}...")

@@ -96,7 +96,7 @@ class HostWorkspace:
         """See :class:`executors.workspace.Workspace`."""
         (result,) = await self._do({"kind": "list", "path": root, "max_depth": max_depth})
         return [
-            Entry(path=path, kind=kind, mode=mode, size=size, mtime_ns=mtime_ns, target=target, owner=(uid, gid))
+            Entry(path, kind, mode, size, mtime_ns, target, "", (uid, gid))
             for path, kind, mode, size, mtime_ns, target, uid, gid in result
         ]
 

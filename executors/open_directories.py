@@ -27,20 +27,29 @@ class OpenDirectories:
         self.parts: list[str] = []
         self.fds: list[int] = []
         self.deep_fd = -1
+        # The directory of the last path: most often the next one's, too.
+        self.above: str | None = None
+        self.above_fd = -1
 
     def parent(self, path: str, *, create: bool = False) -> tuple[int, str]:
         """A descriptor of the directory that ``path`` lies in, which is not the caller's to close, and the name there.
 
         Missing directories are made with ``create``. The root itself is called ``.``.
         """
+        above, _, name = path.rpartition("/")
+        if above == self.above and name not in NO_NAMES:
+            return self.above_fd, name
         if self.root_fd < 0:
             self.open_root(create=create)
         if path == ".":
             return self.root_fd, path
-        *parts, name = path.split("/")
+        parts = above.split("/") if above else []
         if name in NO_NAMES or (parts != self.parts and not NO_NAMES.isdisjoint(parts)):
             raise OSError(errno.EPERM, "outside of the job's directories", path)
-        return self.open(parts, create=create), name
+        self.above = None
+        self.above_fd = self.open(parts, create=create)
+        self.above = above
+        return self.above_fd, name
 
     def make(self, path: str) -> None:
         """A directory; one that is there already will do."""
@@ -97,6 +106,7 @@ class OpenDirectories:
         return fd
 
     def cut(self, length: int) -> None:
+        self.above = None
         while len(self.fds) > length:
             os.close(self.fds.pop())
             self.parts.pop()

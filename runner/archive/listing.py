@@ -38,15 +38,8 @@ async def _add(
 ) -> None:
     before = "".join(f"{part}/" for part in place)
     for entry in await workspace.list(f"{project_dir}/{before}".rstrip("/"), max_depth=max_depth):
-        found[before + entry.path] = Entry(
-            path=before + entry.path,
-            kind=entry.kind,
-            mode=entry.mode,
-            size=entry.size,
-            mtime_ns=entry.mtime_ns,
-            target=entry.target,
-            owner=entry.owner,
-        )
+        path = before + entry.path
+        found[path] = Entry(path, *entry[1:]) if before else entry
 
 
 def _prefixes(pattern: str, project_dir: str) -> Iterable[tuple[str, ...]]:

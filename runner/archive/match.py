@@ -263,7 +263,7 @@ class _Choice:
                 continue
             taken.add(name)
             if name not in self._members:
-                self._members[name] = entry if name == place else replace(entry, path=name, source=place)
+                self._members[name] = entry if name == place else entry._replace(path=name, source=place)
         return len(taken)
 
     def _is_excluded(self, name: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import zstandard
@@ -83,12 +85,21 @@ def _deflater(level: Level) -> PieceCompressor:
             return fast
         return zlib.compressobj(ZLIB[level], zlib.DEFLATED, RAW)
 
+    at_once: Callable[[bytes], bytes] | None = None
+    if level in ISAL:
+        at_once = partial(isal_zlib.compress, level=ISAL[level], wbits=RAW)
+    elif level in ZLIB:
+        at_once = partial(zlib.compress, level=ZLIB[level], wbits=RAW)
+
     def deflate(piece: bytes, *, is_last: bool) -> Parts:
         if level is Level.FASTEST or (len(piece) >= SAMPLED_BYTES and not _is_worth_it(piece)):
             return _stored(piece, is_last=is_last)
+        if is_last and at_once is not None:
+            whole = at_once(piece)
+            return [whole] if len(whole) <= len(piece) else _stored(piece, is_last=True)
         compressor = make()
-        parts: Parts = [compressor.compress(piece), compressor.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)]
-        return parts if sum(map(len, parts)) <= len(piece) else _stored(piece, is_last=is_last)
+        parts: Parts = [compressor.compress(piece), compressor.flush(zlib.Z_SYNC_FLUSH)]
+        return parts if sum(map(len, parts)) <= len(piece) else _stored(piece, is_last=False)
 
     return deflate
 

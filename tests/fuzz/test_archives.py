@@ -16,7 +16,6 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -267,8 +266,8 @@ ENTRIES = st.builds(
 @given(ENTRIES, st.integers(0, 2**62))
 def test_headers_are_read_back_and_the_standard_library_agrees(entry: Entry, size: int) -> None:
     size = size if entry.kind == "file" else 0
-    entry = replace(
-        entry, path=entry.path.encode("utf-8", "replace").decode(), target=entry.target.encode("utf-8", "replace").decode()
+    entry = entry._replace(
+        path=entry.path.encode("utf-8", "replace").decode(), target=entry.target.encode("utf-8", "replace").decode()
     )
     raw = make_header(entry, size)
     with tarfile.open(fileobj=io.BytesIO(raw + bytes(1024)), encoding="utf-8") as archive:

@@ -19,6 +19,7 @@ import structlog
 from executors.base import ExitStatus, JobSpec, Output, Script
 from executors.docker.containers import remove
 from executors.docker.errors import EngineUnreachable, NotFound
+from executors.docker.flood import Flood
 from executors.docker.helper import quote
 from executors.docker.lines import KeptLines, Level
 from executors.docker.logs import LogReader, Mark, has_begun
@@ -66,7 +67,6 @@ class Builder:
         self._input: Hijacked | None = None
         self._readers: dict[str, LogReader] = {}
         self._was_cut = False
-        self._is_too_long = False
 
     # The container
 
@@ -242,18 +242,21 @@ class Builder:
             return
         if offset != reader.offset:
             reader.rewind()
+        flood = Flood(self._engine, reader.container, self._limit_bytes)
+        end = self._end_of_flood(run)
         is_live = True
-        while True:
+        while end is None or reader.offset < end:
             try:
                 async with contextlib.aclosing(reader.read(follow=is_live)) as pieces:
                     async for piece in pieces:
                         self._note_beginning(run, reader)
-                        if piece.next_offset > self._limit_bytes:
-                            await self._end_flood(run, reader)
-                        elif piece.next_offset - len(piece.data) >= offset:
-                            yield piece
-                        elif piece.next_offset > offset:
-                            yield replace(piece, data=piece.data[offset - piece.next_offset :])
+                        if end is None and await flood.is_over(piece.next_offset):
+                            end = await self._end_flood(run, reader.container, piece.next_offset - len(piece.data))
+                        part = _between(piece, offset, end)
+                        if part is not None:
+                            yield part
+                        if end is not None and piece.next_offset >= end:
+                            return
                 if not await is_running(self._engine, reader.container):
                     if not is_live or not await self._engine.is_podman():
                         break
@@ -274,12 +277,19 @@ class Builder:
         if reader.has_begun and self._journal.find("delivered", run) is None:
             self._journal.note("delivered", run)
 
-    async def _end_flood(self, run: str, reader: LogReader) -> None:
-        """A script must not fill the engine's disk: its output cannot be dropped there, so it is ended."""
-        if not self._is_too_long:
-            self._is_too_long = True
-            await self._stop(run, reader.container, grace_s=0, all_processes=False)
-            self._spend(reader.container)
+    def _end_of_flood(self, run: str) -> int | None:
+        """Where the output of a run ends that was too long."""
+        known = self._journal.find("too long", run)
+        return int(known["offset"]) if known is not None else None
+
+    async def _end_flood(self, run: str, container: str, offset: int) -> int:
+        """A script must not fill the engine's disk: its output cannot be dropped there, so it is ended, and no more of it
+        is read than ``offset``."""
+        log.warning("script wrote too much and is ended", container=container, limit_bytes=self._limit_bytes)
+        self._journal.note("too long", run, offset=offset)
+        self._spend(container)
+        await self._stop(run, container, grace_s=0, all_processes=False)
+        return offset
 
     async def _until_reachable(self) -> None:
         """Wait for the engine to come back. Raises :class:`EnvironmentLost` when it does not."""
@@ -304,8 +314,9 @@ class Builder:
         if due is None:
             raise EnvironmentLost("the script was never started")
         container = due["container"]
+        is_too_long = self._end_of_flood(run) is not None
         exit_code, remarks = await self._exit_code(container)
-        if self._is_too_long:
+        if is_too_long:
             size = self._limit_bytes // MIB
             remarks.append(f"The script wrote more than {size} MiB and was ended, to save the disk of the Docker engine")
         elif exit_code in KILLED and await self._engine_has_ended(container):
@@ -314,7 +325,7 @@ class Builder:
         reader = self._readers.get(run)
         if reader is not None:
             self._journal.note("log end", container, mark=reader.end.as_json())
-        self._journal.note("ended", run, exit_code=exit_code, remarks=remarks, truncated=self._is_too_long)
+        self._journal.note("ended", run, exit_code=exit_code, remarks=remarks, truncated=is_too_long)
         found = self._journal.find("ended", run)
         assert found is not None
         return _status(found)
@@ -389,6 +400,17 @@ class Builder:
 
 def _status(found: dict[str, Any]) -> ExitStatus:
     return ExitStatus(exit_code=found["exit_code"], remarks=tuple(found["remarks"]), truncated=found["truncated"])
+
+
+def _between(piece: Output, begin: int, end: int | None) -> Output | None:
+    """The part of a piece that lies in an output between two of its bytes, if there is one."""
+    at = piece.next_offset - len(piece.data)
+    to_skip = max(begin - at, 0)
+    to_drop = max(piece.next_offset - end, 0) if end is not None else 0
+    if to_skip + to_drop == 0:
+        return piece
+    data = piece.data[to_skip : len(piece.data) - to_drop]
+    return replace(piece, data=data, next_offset=piece.next_offset - to_drop) if data else None
 
 
 def _oom(about: Any) -> list[str]:

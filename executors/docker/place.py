@@ -36,6 +36,7 @@ from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
 from executors.docker.uses import JobUses
 from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, parse_entry, plan_volumes
+from executors.docker.ways import clear_ways, levels
 from executors.errors import ExecutorError, InvalidSpec, PrepareError
 
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ class JobPlace:
             create_network(self.engine, self.network, self.table, self.labels),
             create_volumes(self.engine, self.volumes, self.table, self.labels),
         )
+        for level in levels(self.volumes.mounts):
+            await self.need_helper()
+            await clear_ways(self.engine, level, image=self.helper_image, names=self.names, labels=self.labels)
         helper_lines, service_lines, image_lines = KeptLines(), KeptLines(), KeptLines()
         async with _first_error(self.lines, helper_lines, service_lines, image_lines):
             async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.docker
 MakeDaemon = Callable[..., Daemon]
 # The coordinator of the tests listens on this machine only.
 HOST_NETWORK = '    network_mode = "host"\n'
+MIB = 1024 * 1024
 PWNED = "/cache/pwned"
 PLANTS = {
     "fsmonitor": f"git config core.fsmonitor 'touch {PWNED}; false'",
@@ -70,6 +72,12 @@ def made(client: docker.APIClient, daemon: Daemon, kind: str) -> list[dict[str, 
         except docker.errors.NotFound:
             continue
     return found
+
+
+@pytest.fixture
+def make_daemon(make_daemon: MakeDaemon) -> MakeDaemon:
+    """Daemons that take one job at a time: the next one gets the same place, with all that the last one has left there."""
+    return functools.partial(make_daemon, extra="  limit = 1")
 
 
 @pytest.fixture
@@ -262,6 +270,68 @@ async def test_cache_is_not_unpacked_through_a_link(fake: FakeCoordinator, make_
     look = ["ls -A /cache/outside"]
     third = await ended(fake.add_job(with_sources(fake, commit, 3, look, cache=pull, variables=variables)))
     assert "file" not in third.log[third.log.index("ls -A /cache/outside") :].splitlines()
+
+
+# 8: volumes within volumes
+
+
+@pytest.mark.parametrize("sources", [True, False], ids=["sources", "direct"])
+async def test_volume_is_not_mounted_where_a_link_of_the_last_job_leads(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, sources: bool
+) -> None:
+    """Not over the programs of the helper, nor over those of the next job's image."""
+    commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
+    daemon = make_daemon(docker=HOST_NETWORK, volumes='["/cache", "/cache/go/bin", "/builds/deep/er"]')
+    daemon.start()
+    plant = [
+        f"printf '#!/bin/bash\\ntouch {PWNED}\\n' > /cache/go/bin/evil; chmod +x /cache/go/bin/evil",
+        "cp $(command -v sh bash sleep) /cache/go/bin; for i in git tar mkdir cat ls; do ln -s evil /cache/go/bin/$i; done",
+        "mv /cache/go /cache/gone; ln -s /usr /cache/go; mv /builds/deep /builds/gone; ln -s /etc /builds/deep",
+    ]
+    await ran(fake.add_job(with_sources(fake, commit, 1, plant)))
+    look = [
+        "pwd",
+        f"test ! -e {PWNED}",
+        "test ! -L /cache/go && test ! -e /usr/bin/evil && test ! -e /etc/er",
+        "ls /cache/go/bin/evil",
+    ]
+    payload = with_sources(fake, commit, 2, [*look, "cat README"])
+    if not sources:
+        payload = job_payload(2, look, image={"name": "debian-git:local"}, variables={"GIT_STRATEGY": "none"})
+    second = await ran(fake.add_job(payload))
+    assert "\n/cache/go/bin/evil\n" in second.log
+    assert ("\nhello\n" in second.log) == sources
+
+
+# What a job writes
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("dies", [False, True], ids=["one daemon", "another daemon"])
+async def test_script_that_floods_its_log_is_ended(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient, dies: bool
+) -> None:
+    """Before it fills the disk of the engine, which takes output many times faster than it gives it out; the log of the job
+    is short and whole, and after_script runs."""
+    daemon = make_daemon()
+    daemon.start()
+    payload = job_payload(1, ["echo begun; tr '\\0' x </dev/zero"], after_script=["echo after $CI_JOB_STATUS"])
+    job = fake.add_job(payload)
+    await until(lambda: len(made(client, daemon, "build")) == 1 and len(job.trace) > 100_000, 90)
+    (build,) = made(client, daemon, "build")
+    path, largest, began = Path(build["LogPath"]), 0, len(job.trace)
+    while not job.ended.is_set():
+        largest = max(largest, path.stat().st_size if path.exists() else 0)
+        if dies and len(job.trace) > began:
+            dies = False
+            daemon.kill()
+            daemon.start()
+        await asyncio.sleep(0.1)
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 137), job.log[-2000:]
+    assert "script wrote too much and is ended" in daemon.log
+    assert "Job's log exceeded limit of 4194304 bytes" in job.log
+    assert job.log_is_whole()
+    assert 256 * MIB < largest < 1536 * MIB
 
 
 # Names and labels

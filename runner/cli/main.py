@@ -14,6 +14,7 @@ import click
 from runner.identity import NAME, REVISION, VERSION, architecture, os_name
 
 COMMANDS = {
+    "check": ("runner.cli.check", "Say what is wrong with a configuration file"),
     "drain": ("runner.cli.drain", "Let the daemon end once its jobs have ended"),
     "list": ("runner.cli.listing", "List the configured runners"),
     "register": ("runner.cli.register", "Register a runner with GitLab"),

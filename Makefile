@@ -47,7 +47,7 @@ contract: $(STAMP)
 	$(BIN)/pytest -n $(WORKERS) -m "not thorough" tests/contract
 
 docker: $(STAMP)
-	$(BIN)/pytest -n 4 tests/docker
+	$(BIN)/pytest -n 4 --dist loadgroup tests/docker
 
 e2e: $(STAMP)
 	$(BIN)/pytest -n 4 -m "not thorough" tests/e2e

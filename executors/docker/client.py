@@ -49,6 +49,7 @@ class Engine:
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
         self._is_podman = False
+        self._creating = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
     # Control calls
@@ -138,6 +139,16 @@ class Engine:
         """Whether it is Podman that speaks Docker's API."""
         await self.call(lambda client: client)
         return self._is_podman
+
+    @contextlib.asynccontextmanager
+    async def creating(self) -> AsyncIterator[None]:
+        """Around the making of a container. Podman locks the volumes of each in any order: two at once, with the same
+        volumes, wait for each other for ever."""
+        if await self.is_podman():
+            async with self._creating:
+                yield
+        else:
+            yield
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

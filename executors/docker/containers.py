@@ -376,11 +376,12 @@ async def create(engine: Engine, container: Container) -> str:
 
 
 async def _create(engine: Engine, container: Container) -> str:
-    answer = await engine.call(
-        lambda client: client.create_container_from_config(  # type: ignore[no-untyped-call]
-            dict(container.body), name=container.name, platform=container.platform or None
+    async with engine.creating():
+        answer = await engine.call(
+            lambda client: client.create_container_from_config(  # type: ignore[no-untyped-call]
+                dict(container.body), name=container.name, platform=container.platform or None
+            )
         )
-    )
     return str(answer["Id"])
 
 

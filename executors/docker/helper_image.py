@@ -19,6 +19,7 @@ from executors.docker.errors import EngineError
 from executors.docker.host_root import SEARCH_PATH, HostRoot, host_root
 from executors.docker.images import Image, JobImages, find_image
 from executors.docker.lines import Level, Lines
+from executors.docker.reference import familiar_name
 from executors.errors import ExecutorError, PrepareError
 
 log = structlog.get_logger()
@@ -138,9 +139,9 @@ def outdated(listed: Iterable[Mapping[str, Any]], tag: str, now: datetime) -> li
     """
     found: list[str] = []
     for image in listed:
-        names = image.get("RepoTags") or []
-        if tag not in names and now - datetime.fromtimestamp(image["Created"], tz=UTC) >= KEPT:
-            found += [name for name in names if name.startswith(f"{REPOSITORY}:")] if names else [image["Id"]]
+        names = {name: familiar_name(name) for name in image.get("RepoTags") or ()}
+        if tag not in names.values() and now - datetime.fromtimestamp(image["Created"], tz=UTC) >= KEPT:
+            found += [name for name, short in names.items() if short.startswith(f"{REPOSITORY}:")] if names else [image["Id"]]
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from executors.docker.errors import NotFound
+from executors.docker.reference import familiar_name
 from executors.docker.shelf import Shelf, quoted
 from executors.docker.uses import key_of, name_of
 
@@ -71,8 +72,8 @@ def named_by_others(image: Mapping[str, Any], given: Iterable[str]) -> bool:
     names = set(given)
     places = {_place(name) for name in names}
     tags, digests = image.get("RepoTags") or (), image.get("RepoDigests") or ()
-    others = [name for name in tags if NO_NAME not in name and name not in names]
-    return bool(others) or any(NO_NAME not in name and _place(name) not in places for name in digests)
+    others = [name for name in tags if NO_NAME not in name and familiar_name(name) not in names]
+    return bool(others) or any(NO_NAME not in name and _place(familiar_name(name)) not in places for name in digests)
 
 
 def layers(image: str, found: Sequence[str], sizes: Sequence[int]) -> list[tuple[str, int]]:

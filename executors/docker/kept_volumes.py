@@ -11,7 +11,7 @@ import structlog
 
 from executors.docker.errors import EngineError, NotFound
 from executors.docker.shelf import Shelf
-from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL
+from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL, has_labels
 
 if TYPE_CHECKING:
     from executors.docker.client import Engine
@@ -35,8 +35,9 @@ class KeptVolumes(Shelf):
         self._due = float("-inf")
 
     async def _list(self) -> Mapping[str, int]:
-        found = await self._get("/volumes", label=[f"{STATE_LABEL}={self._state_id}", f"{REUSABLE_LABEL}=true"])
-        return {one["Name"]: _created_ns(one) for one in found.get("Volumes") or ()}
+        labels = [f"{STATE_LABEL}={self._state_id}", f"{REUSABLE_LABEL}=true"]
+        found = await self._get("/volumes", label=labels)
+        return {one["Name"]: _created_ns(one) for one in found.get("Volumes") or () if has_labels(one, labels)}
 
     async def _sizes(self, uses: Mapping[str, int]) -> Mapping[str, int]:
         """As last measured; measured again when something was used since, if the engine has had its rest."""

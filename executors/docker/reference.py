@@ -60,6 +60,14 @@ def split_registry(name: str) -> tuple[str, str]:
     return DEFAULT_REGISTRY if first == f"index.{DEFAULT_REGISTRY}" else first, rest
 
 
+def familiar_name(listed: str) -> str:
+    """A name (with tag or digest) that an engine lists, as Docker lists it: Podman says of the default registry that it is."""
+    registry, slash, rest = listed.partition("/")
+    if not slash or registry != DEFAULT_REGISTRY:
+        return listed
+    return rest.removeprefix(f"{OFFICIAL}/") if rest.partition("@")[0].count("/") == 1 else rest
+
+
 def parse_reference(name: str) -> Reference:
     """Read the name of an image. Raises :class:`InvalidReference`, in the words of the engine's client."""
     if _ID.fullmatch(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -39,25 +39,33 @@ async def sweep(engine: Engine, state_id: str, kept: Callable[[], Collection[str
 
 
 async def _remove(engine: Engine, labels: list[str], *, keeps_volumes: bool, kept: Callable[[], Collection[str]]) -> None:
+    of_volumes = [*labels, f"{REUSABLE_LABEL}=false"]
     containers, volumes, networks = await asyncio.gather(
         engine.call(lambda client: client.containers(all=True, filters={"label": labels})),
-        engine.call(lambda client: client.volumes(filters={"label": [*labels, f"{REUSABLE_LABEL}=false"]})),
+        engine.call(lambda client: client.volumes(filters={"label": of_volumes})),
         engine.call(lambda client: client.networks(filters={"label": labels})),
     )
 
     # Asked for after the listing: what is made for a job is younger than its record.
     known = set(kept())
 
-    def ours(found: Any) -> list[Any]:
-        return [one for one in found or () if (one.get("Labels") or {}).get(RECORD_LABEL, "") not in known]
+    def ours(found: Any, wanted: Collection[str] = labels) -> list[Any]:
+        marked = [one for one in found or () if has_labels(one, wanted)]
+        return [one for one in marked if one["Labels"].get(RECORD_LABEL, "") not in known]
 
     removals = (_quietly(remove(engine, one["Id"], keeps_volumes=keeps_volumes), one["Id"]) for one in ours(containers))
     await asyncio.gather(*removals)
     found: Any = volumes
     await asyncio.gather(
-        remove_volumes(engine, [one["Name"] for one in ours(found.get("Volumes"))]),
+        remove_volumes(engine, [one["Name"] for one in ours(found.get("Volumes"), of_volumes)]),
         *(_quietly(remove_network(engine, one["Id"]), one["Name"]) for one in ours(networks)),
     )
+
+
+def has_labels(found: Mapping[str, Any], wanted: Collection[str]) -> bool:
+    """Whether something that an engine lists carries all of these labels (``name=value``). Podman lists volumes that
+    carry any."""
+    return set(wanted) <= {f"{name}={value}" for name, value in (found.get("Labels") or {}).items()}
 
 
 async def _quietly(work: Any, name: str) -> None:

@@ -27,7 +27,8 @@ from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
 
-pytestmark = pytest.mark.timeout(300)
+# One engine is enough for all of them.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("remote")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,26 @@ from executors.docker.images import Blame, PullFailed, Pulls, blame
 from executors.docker.lines import KeptLines, Level
 from executors.docker.policy import Platform, build_image, check_allowed, effective_policies, matches_any, parse_platform
 from executors.docker.progress import EVERY_S, FIRST_S, PullProgress
-from executors.docker.reference import InvalidReference, Reference, parse_reference
+from executors.docker.reference import InvalidReference, Reference, familiar_name, parse_reference
 from executors.errors import ExecutorError, InvalidSpec
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("listed", "name"),
+    [
+        ("ruby:3", "ruby:3"),
+        ("docker.io/library/ruby:3", "ruby:3"),
+        ("docker.io/group/ruby:3", "group/ruby:3"),
+        ("docker.io/library/group/ruby:3", "library/group/ruby:3"),
+        (f"docker.io/library/ruby@{DIGEST}", f"ruby@{DIGEST}"),
+        ("localhost/ruby:3", "localhost/ruby:3"),
+        ("r.example/library/ruby:3", "r.example/library/ruby:3"),
+    ],
+)
+def test_names_of_podman_are_those_of_docker(listed: str, name: str) -> None:
+    assert familiar_name(listed) == name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""Jobs on Podman, through the API that it has in common with Docker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from executors.docker.client import Engine
+from executors.docker.connection import Connection
+from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL, sweep
+from tests.docker import images
+from tests.docker.conftest import state_filter
+from tests.docker.own_podman import OwnPodman, podman_of_its_own
+from tests.docker.test_jobs import ended
+from tests.docker.test_service_jobs import WEB, lines
+from tests.fakes import git_server
+from tests.fakes.coordinator import FakeCoordinator
+from tests.fakes.daemon import Daemon
+from tests.fakes.job import job_payload
+
+# One Podman is enough for all of them.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("podman")]
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[OwnPodman]:
+    with podman_of_its_own() as own:
+        client = own.start()
+        images.make(client, "busybox:local", images.busybox(), ['CMD ["sh"]'])
+        images.make(client, "gold-exposed:local", images.busybox(), ["EXPOSE 8080", 'CMD ["sh"]'])
+        yield own
+
+
+@pytest.fixture
+def on_podman(podman: OwnPodman, make_daemon: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    """Makes daemons whose jobs run there."""
+
+    def make(*, docker: str = "", **settings: str) -> Daemon:
+        daemon = make_daemon(docker=f'    host = "{podman.host}"\n{docker}', **settings)
+        daemon.start()
+        return daemon
+
+    return make
+
+
+async def nothing_left(podman: OwnPodman, daemon: Daemon) -> None:
+    """Nothing of a daemon is on the engine but volumes that stay."""
+    await daemon.stop()
+    client = podman.client
+    assert client.containers(all=True, filters=state_filter(daemon)) == []
+    found: Any = client.volumes(filters=state_filter(daemon))
+    labels = [volume["Labels"] or {} for volume in found["Volumes"] or ()]
+    assert [one for one in labels if one.get("com.gitlab.gitlab-runner.reusable") == "false"] == []
+    assert client.networks(filters=state_filter(daemon)) == []
+
+
+async def test_podman_is_known(podman: OwnPodman) -> None:
+    engine = Engine(Connection(host=podman.host))
+    assert await engine.is_podman()
+    await engine.close()
+
+
+async def test_only_what_carries_all_labels_is_swept(podman: OwnPodman) -> None:
+    """Podman lists volumes that carry any of several labels."""
+    client = podman.client
+    ours, others = {STATE_LABEL: "ours", REUSABLE_LABEL: "false"}, {STATE_LABEL: "others", REUSABLE_LABEL: "false"}
+    kept = {STATE_LABEL: "ours", REUSABLE_LABEL: "true"}
+    for name, labels in (("ours", ours), ("others", others), ("kept", kept)):
+        client.create_volume(name, labels=labels)
+    engine = Engine(Connection(host=podman.host))
+    try:
+        await sweep(engine, "ours", tuple)
+    finally:
+        await engine.close()
+    found: Any = client.volumes()
+    assert {"ours", "others", "kept"} & {volume["Name"] for volume in found["Volumes"]} == {"others", "kept"}
+
+
+async def test_output_of_a_script_that_fails_arrives_whole(
+    fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman
+) -> None:
+    """Much of it at the end, when Podman's followers are left behind; long lines, both streams, a line without an end."""
+    daemon = on_podman(extra="  output_limit = 8192\n")
+    script = [
+        "head -c 100000 /dev/zero | tr '\\0' x; echo",
+        "sleep 0.3; echo to stderr >&2; sleep 0.3",
+        "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; printf unfinished; exit 42",
+    ]
+    job = await ended(fake.add_job(job_payload(1001, script, after_script=["echo after $CI_JOB_STATUS"])))
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 42), job.log[-3000:] + daemon.log
+    assert job.log_is_whole()
+    assert "\n" + "x" * 100000 + "\n" in job.log
+    assert "to stderr\n" in job.log
+    assert "".join(f"line {number}\n" for number in range(20000)) + "unfinished" in job.log
+    assert "\nafter failed\n" in job.log
+    await nothing_left(podman, daemon)
+
+
+async def test_sources_cache_and_artifacts(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
+    sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n", "dir/a": "a\n"})
+    daemon = on_podman(docker="  [runners.go]\n")
+    logs = []
+    for number in (1, 2):
+        payload = job_payload(
+            number,
+            [
+                "cat README dir/a; ls c 2>/dev/null || { mkdir c; head -c 3000000 /dev/urandom >c/big; }",
+                "echo $CI_JOB_ID >>c/ids; cat c/ids; md5sum c/big; mkdir out; cp c/* out/",
+            ],
+            variables={"GIT_STRATEGY": "fetch"},
+            cache=[{"key": "k", "paths": ["c/"], "policy": "pull-push", "when": "on_success"}],
+            artifacts=[{"paths": ["out"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip"}],
+        )
+        payload["git_info"] |= fake.git_info(sha)
+        job = await ended(fake.add_job(payload))
+        assert job.state == "success", job.log + daemon.log
+        assert "\nhi\na\n" in job.log
+        assert "Go cache: " in job.log
+        assert [artifact.kind for artifact in job.artifacts] == ["archive"]
+        logs.append(job.log)
+    sums = [next(line for line in log.splitlines() if line.endswith("  c/big")) for log in logs]
+    assert sums[0] == sums[1]
+    assert "\n1\n2\n" in logs[1]
+    assert "Reinitialized existing Git repository" in logs[1]
+    await nothing_left(podman, daemon)
+
+
+@pytest.mark.parametrize("per_build", ["false", "true"])
+async def test_a_service_is_found_by_its_names(
+    per_build: str, fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman
+) -> None:
+    daemon = on_podman()
+    variables = {"FF_NETWORK_PER_BUILD": per_build}
+    script = ["wget -qO- http://web:8080/ http://gold-exposed:8080/"]
+    job = await ended(fake.add_job(job_payload(7, script, services=[WEB], variables=variables)))
+    assert job.state == "success", job.log + daemon.log
+    assert lines(job).count("svc-hey 7") == 2
+    await nothing_left(podman, daemon)
+
+
+async def test_cancel_ends_the_script_and_after_script_runs_in_a_fresh_container(
+    fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman
+) -> None:
+    daemon = on_podman()
+    script = ["touch /in-the-root here", "echo begun", "sleep 1000"]
+    job = fake.add_job(job_payload(1, script, after_script=["ls /in-the-root here || echo after $CI_JOB_STATUS"]))
+    await fake.until(lambda: "begun\n" in job.log, 120)
+    fake.cancel(job)
+    await ended(job)
+    assert job.state == "canceled"
+    assert "after canceled\n" in job.log
+    assert "/in-the-root: No such file" in job.log
+    assert "\nhere\n" in job.log
+    await nothing_left(podman, daemon)
+
+
+async def test_a_killed_daemon_loses_nothing(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
+    daemon = on_podman()
+    script = ["echo begun", "sleep 5; echo done; exit 3"]
+    job = fake.add_job(job_payload(1, script, after_script=["echo after $CI_JOB_STATUS"]))
+    await fake.until(lambda: "begun\n" in job.log, 120)
+    daemon.kill()
+    daemon.start()
+    await ended(job)
+    assert (job.state, job.exit_code) == ("failed", 3), job.log + daemon.log
+    assert job.log_is_whole()
+    assert [job.log.count(line) for line in ("\nbegun\n", "\ndone\n", "\nafter failed\n")] == [1, 1, 1]
+    await nothing_left(podman, daemon)
+
+
+async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
+    """Their containers are made at once, with volumes that they have in common."""
+    sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n"})
+    daemon = on_podman()
+    jobs = []
+    for number in range(1, 9):
+        payload = job_payload(number, ["cat README"], variables={"GIT_STRATEGY": "fetch"})
+        payload["git_info"] |= fake.git_info(sha)
+        jobs.append(fake.add_job(payload))
+    for job in jobs:
+        await ended(job)
+        assert job.state == "success", job.log + daemon.log
+        assert "\nhi\n" in job.log
+    await nothing_left(podman, daemon)
+
+
+async def test_an_image_that_is_missing_is_named(fake: FakeCoordinator, on_podman: Callable[..., Daemon]) -> None:
+    on_podman(docker='    allowed_pull_policies = ["never"]\n')
+    job = await ended(fake.add_job(job_payload(2, ["true"], image={"name": "nosuch:image", "pull_policy": ["never"]})))
+    assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
+    assert 'failed to pull image "nosuch:image" with specified policies [never]' in job.log

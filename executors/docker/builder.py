@@ -260,7 +260,7 @@ class Builder:
                 if not await is_running(self._engine, reader.container):
                     if not is_live or not await self._engine.is_podman():
                         break
-                    # Followers of a Podman may be left behind when the container ends.
+                    # What its followers say at the end is not taken.
                     is_live = False
             except NotFound:
                 break

@@ -8,14 +8,16 @@ says that the script has begun; it is cut out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from executors.base import Output, Stream
 from executors.docker.client import Engine
+from executors.docker.confirmed import confirmed
 from executors.docker.measures import FiguresCut, Used
+from executors.docker.stopping import is_running
 from executors.docker.streams import Demultiplexer
 
 # Times are told as finely as the log of a job shows them where many lines come at once: pieces of one time are one piece.
@@ -86,7 +88,8 @@ class LogReader:
         return self._figures.used
 
     async def read(self, *, follow: bool) -> AsyncGenerator[Output, None]:
-        """Output from where the last reading stopped; with ``follow`` up to the end of the container.
+        """Output from where the last reading stopped; with ``follow`` up to the end of the container, but for what Podman
+        may then leave out: read again, without it.
 
         Raises :class:`executors.docker.errors.EngineUnreachable` when the connection breaks: read again then.
         """
@@ -96,7 +99,10 @@ class LogReader:
         to_skip = self.end.skip
         parts = Demultiplexer()
         async with self._engine.stream("GET", f"/containers/{self.container}/logs", params=params) as response:
-            async for chunk in response.content.iter_any():
+            chunks: AsyncIterator[bytes] = aiter(response.content.iter_any())
+            if follow and await self._engine.is_podman():
+                chunks = confirmed(chunks, lambda: is_running(self._engine, self.container))
+            async for chunk in chunks:
                 for piece in self._pieces(parts.feed(chunk), to_skip):
                     if isinstance(piece, int):
                         to_skip = piece

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
 import pytest
 
 from executors.docker.client import Engine
+from executors.docker.confirmed import confirmed
 from executors.docker.connection import Connection
 from executors.docker.logs import LogReader, Mark, _time_ns
 
@@ -49,3 +54,37 @@ def test_what_only_looks_like_a_nonce_is_output() -> None:
     rest = reader.rest()
     assert rest is not None
     assert found + rest.data == b"x" + NONCE[:9].encode()
+
+
+async def test_only_what_came_while_the_container_ran_is_taken() -> None:
+    """Podman leaves lines out after the end of a container."""
+    may_end = asyncio.Event()
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        yield b"two"
+        await may_end.wait()
+        yield b"four"
+
+    async def is_running() -> bool:
+        return not may_end.is_set()
+
+    found = b""
+    async for piece in confirmed(chunks(), is_running):
+        found += piece
+        if found == b"onetwo":
+            may_end.set()
+    assert found == b"onetwo"
+
+
+async def test_a_follower_that_is_stopped_leaves_nothing_behind() -> None:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    async def is_running() -> bool:
+        return True
+
+    async with contextlib.aclosing(confirmed(chunks(), is_running)) as pieces:
+        assert await anext(pieces) == b"one"
+    assert asyncio.all_tasks() == {asyncio.current_task()}

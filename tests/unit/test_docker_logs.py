@@ -11,7 +11,7 @@ import pytest
 from executors.docker.client import Engine
 from executors.docker.confirmed import confirmed
 from executors.docker.connection import Connection
-from executors.docker.logs import LogReader, Mark, _time_ns
+from executors.docker.logs import LogReader, Mark, time_ns_of
 
 NONCE = "0123456789abcdef" * 2
 
@@ -26,7 +26,7 @@ NONCE = "0123456789abcdef" * 2
     ],
 )
 def test_times_of_every_engine(stamp: bytes, time_ns: int) -> None:
-    assert _time_ns(stamp) == time_ns
+    assert time_ns_of(stamp) == time_ns
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 31, 32, 33, 100])

@@ -45,6 +45,8 @@ HELPER_TMPFS = {"/tmp": "rw,exec,mode=1777", "/root": "rw,mode=0700", "/run": "r
 HELPER_PIDS = 4096
 HELPER_MEMORY_BYTES = 512 * 1024 * 1024
 REMOVAL_POLL_S = 0.1
+# Podman, of a container that ends by itself while it is being ended.
+CHANGING = "container state improper"
 REMOVAL_POLLS = 300
 
 
@@ -396,9 +398,13 @@ async def remove(engine: Engine, container: str, *, keeps_volumes: bool = False)
     except NotFound:
         pass
     except EngineError as error:
-        if error.status != 409 or "already in progress" not in error.explanation:
+        if error.status == 409 and "already in progress" in error.explanation:
+            await _until_removed(engine, container)
+        elif CHANGING in error.explanation:
+            await asyncio.sleep(REMOVAL_POLL_S)
+            await engine.call(lambda client: client.remove_container(container, v=not keeps_volumes, force=True))
+        else:
             raise
-        await _until_removed(engine, container)
 
 
 async def _until_removed(engine: Engine, container: str) -> None:

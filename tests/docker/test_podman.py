@@ -49,7 +49,7 @@ async def nothing_left(podman: OwnPodman, daemon: Daemon) -> None:
     """Nothing of a daemon is on the engine but volumes that stay."""
     await daemon.stop()
     client = podman.client
-    assert client.containers(all=True, filters=state_filter(daemon)) == []
+    assert client.containers(all=True, filters=state_filter(daemon)) == [], daemon.log
     found: Any = client.volumes(filters=state_filter(daemon))
     labels = [volume["Labels"] or {} for volume in found["Volumes"] or ()]
     assert [one for one in labels if one.get("com.gitlab.gitlab-runner.reusable") == "false"] == []
@@ -167,22 +167,6 @@ async def test_a_killed_daemon_loses_nothing(fake: FakeCoordinator, on_podman: C
     assert (job.state, job.exit_code) == ("failed", 3), job.log + daemon.log
     assert job.log_is_whole()
     assert [job.log.count(line) for line in ("\nbegun\n", "\ndone\n", "\nafter failed\n")] == [1, 1, 1]
-    await nothing_left(podman, daemon)
-
-
-async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
-    """Their containers are made at once, with volumes that they have in common."""
-    sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n"})
-    daemon = on_podman()
-    jobs = []
-    for number in range(1, 9):
-        payload = job_payload(number, ["cat README"], variables={"GIT_STRATEGY": "fetch"})
-        payload["git_info"] |= fake.git_info(sha)
-        jobs.append(fake.add_job(payload))
-    for job in jobs:
-        await ended(job)
-        assert job.state == "success", job.log + daemon.log
-        assert "\nhi\n" in job.log
     await nothing_left(podman, daemon)
 
 

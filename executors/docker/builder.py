@@ -66,6 +66,9 @@ class Builder:
         self._delivering: asyncio.Task[None] | None = None
         self._input: Hijacked | None = None
         self._readers: dict[str, LogReader] = {}
+        # Runs that this process has begun; what the engine said of containers when the output of a run had ended.
+        self._just_begun: set[str] = set()
+        self._ends: dict[str, Any] = {}
         self._was_cut = False
 
     # The container
@@ -196,6 +199,7 @@ class Builder:
         shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
         self._input = shell
         await self._engine.call(lambda client: client.start(container))
+        self._just_begun.add(run)
         self._delivering = asyncio.create_task(self._deliver(run, shell, line.encode(errors="surrogateescape")))
         await asyncio.wait([self._delivering], timeout=DELIVERY_S)
 
@@ -222,7 +226,7 @@ class Builder:
         if self._journal.find("ended", run) is not None:
             return True
         due = self._journal.find("due", run)
-        if due is None:
+        if due is None or run in self._just_begun:
             return False
         try:
             return not await is_running(self._engine, due["container"])
@@ -257,7 +261,7 @@ class Builder:
                             yield part
                         if end is not None and piece.next_offset >= end:
                             return
-                if not await is_running(self._engine, reader.container):
+                if await self._has_ended(run, reader.container):
                     if not is_live or not await self._engine.is_podman():
                         break
                     # What its followers say at the end is not taken.
@@ -272,6 +276,15 @@ class Builder:
         rest = reader.rest()
         if rest is not None and rest.next_offset > offset:
             yield rest
+
+    async def _has_ended(self, run: str, container: str) -> bool:
+        """Whether the container of a run has; raises :class:`NotFound` where it is gone."""
+        about = await self._engine.call(lambda client: client.inspect_container(container))
+        if about["State"]["Running"]:
+            return False
+        if about["State"]["Status"] == "exited":
+            self._ends[run] = about
+        return True
 
     def _note_beginning(self, run: str, reader: LogReader) -> None:
         if reader.has_begun and self._journal.find("delivered", run) is None:
@@ -315,7 +328,7 @@ class Builder:
             raise EnvironmentLost("the script was never started")
         container = due["container"]
         is_too_long = self._end_of_flood(run) is not None
-        exit_code, remarks = await self._exit_code(container)
+        exit_code, remarks = await self._exit_code(run, container)
         if is_too_long:
             size = self._limit_bytes // MIB
             remarks.append(f"The script wrote more than {size} MiB and was ended, to save the disk of the Docker engine")
@@ -335,7 +348,11 @@ class Builder:
         was_stopped = self._journal.find("spent", container) is not None
         return not was_stopped and (self._was_cut or not await self._engine.is_accepting())
 
-    async def _exit_code(self, container: str) -> tuple[int, list[str]]:
+    async def _exit_code(self, run: str, container: str) -> tuple[int, list[str]]:
+        known = self._ends.pop(run, None)
+        if known is not None:
+            exit_code = int(known["State"]["ExitCode"])
+            return exit_code, _oom(known) if exit_code else []
         while True:
             try:
                 async with self._engine.stream("POST", f"/containers/{container}/wait") as response:

@@ -22,7 +22,7 @@ from executors.docker.lines import Level, Lines
 from executors.docker.policy import Platform, effective_policies, parse_platform, shown
 from executors.docker.progress import PullProgress
 from executors.docker.reference import InvalidReference, Reference, parse_reference
-from executors.docker.uses import JobUses
+from executors.docker.uses import JobUses, key_of
 from executors.errors import ExecutorError, ExternalFailure, ImagePullError, InvalidSpec, PrepareError
 
 PULL_TRIES = 3
@@ -198,7 +198,7 @@ class JobImages:
         image = await find_image(self._engine, name, platform)
         if image is not None and self._uses is not None:
             if had is None or had.id != image.id:
-                self._uses.made_image(image.id, parse_reference(name).name, is_new=image.id not in before)
+                self._uses.made_image(image.id, parse_reference(name).name, is_new=key_of(image.id) not in before)
             image = await self._find(name, platform)
         if image is None:
             raise PullFailed(f"No such image: {name}")
@@ -216,7 +216,7 @@ class JobImages:
         if self._uses is None:
             return set()
         async with self._engine.stream("GET", "/images/json") as response:
-            return {one["Id"] for one in json.loads(await response.read())}
+            return {key_of(one["Id"]) for one in json.loads(await response.read())}
 
     # Pulling
 

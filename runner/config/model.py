@@ -20,12 +20,12 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "pyrunner"
 
 
-def default_control_socket() -> Path:
+def default_control_socket(state_dir: Path) -> Path:
     """Where a daemon is asked and told things when the configuration does not say."""
     if os.geteuid() == 0:
         return Path("/run/pyrunner/control.sock")
     base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "pyrunner.sock" if base else default_state_dir() / "control.sock"
+    return Path(base) / "pyrunner.sock" if base else state_dir / "control.sock"
 
 
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     def control_path(self) -> Path | None:
         """Where the control socket is, None for none."""
         if self.control_socket is None:
-            return default_control_socket()
+            return default_control_socket(self.state_dir)
         return Path(self.control_socket) if self.control_socket else None
 
 

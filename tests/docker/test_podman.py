@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from executors.docker.client import Engine
 from executors.docker.connection import Connection
+from executors.docker.images import find_image
+from executors.docker.reference import familiar_name
 from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL, sweep
+from executors.docker.uses import name_of
 from tests.docker import images
 from tests.docker.conftest import state_filter
 from tests.docker.own_podman import OwnPodman, podman_of_its_own
+from tests.docker.test_disk import Kept
 from tests.docker.test_jobs import ended
 from tests.docker.test_service_jobs import WEB, lines
 from tests.fakes import git_server
@@ -76,6 +81,61 @@ async def test_only_what_carries_all_labels_is_swept(podman: OwnPodman) -> None:
         await engine.close()
     found: Any = client.volumes()
     assert {"ours", "others", "kept"} & {volume["Name"] for volume in found["Volumes"]} == {"others", "kept"}
+
+
+async def test_volumes_are_kept_within_a_budget(podman: OwnPodman, tmp_path: Path) -> None:
+    """Measured, told from others, and removed unless a container uses them."""
+    engine = Engine(Connection(host=podman.host))
+    kept = Kept(tmp_path, engine, "of a budget")
+    client = podman.client
+    names = [f"budget-{word}" for word in ("used", "idle", "others", "temporary")]
+    labels = [kept.labels, kept.labels, kept.labels | {STATE_LABEL: "others"}, kept.labels | {REUSABLE_LABEL: "false"}]
+    for name, own in zip(names, labels, strict=True):
+        client.create_volume(name, labels=own)
+    used, idle, *others = names
+    host = client.create_host_config(binds=[f"{idle}:/v"])
+    filling = client.create_container("busybox:local", ["dd", "if=/dev/zero", "of=/v/data", "bs=1M", "count=3"], host_config=host)
+    client.start(filling)
+    client.wait(filling)
+    client.remove_container(filling)
+    container = client.create_container("busybox:local", ["true"], host_config=client.create_host_config(binds=[f"{used}:/v"]))
+    items = await kept.volumes.items(0)
+    assert set(items) == {used, idle}
+    assert items[idle].size_bytes >= 3 * 1024 * 1024 > items[used].size_bytes
+    kept.volumes.mark([used, idle])
+    await kept.volumes.sweep()
+    found: Any = client.volumes()
+    assert set(names) & {volume["Name"] for volume in found["Volumes"]} == {used, *others}
+    client.remove_container(container)
+    await engine.close()
+
+
+async def test_images_that_jobs_brought_go(podman: OwnPodman, tmp_path: Path) -> None:
+    engine = Engine(Connection(host=podman.host))
+    kept = Kept(tmp_path, engine, "of images")
+    client = podman.client
+    made = {}
+    for number, tag in enumerate(("used", "idle", "shared")):
+        images.make(client, f"budget:{tag}", images.busybox(), [f"ENV NUMBER={number}"])
+        about: Any = client.inspect_image(f"budget:{tag}")  # type: ignore[no-untyped-call]
+        made[tag] = name_of(about["Id"])
+        (own,) = [name for name in about["RepoTags"] if "budget:" in name]
+        kept.job().made_image(about["Id"], familiar_name(own), is_new=True)
+        for name in about["RepoTags"]:
+            if name != own and tag != "shared":
+                client.remove_image(name)
+    container = client.create_container("budget:used", ["true"])
+    kept.records.clear()
+    items = await kept.images.items(0)
+    assert set(items) == {made["used"], made["idle"]}
+    assert items[made["idle"]].size_bytes > 0
+    kept.images.mark(list(items))
+    await kept.images.sweep()
+    assert await find_image(engine, "budget:used") is not None
+    assert await find_image(engine, "budget:shared") is not None
+    assert await find_image(engine, "budget:idle") is None
+    client.remove_container(container)
+    await engine.close()
 
 
 async def test_output_of_a_script_that_fails_arrives_whole(

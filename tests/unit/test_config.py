@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from executors.registry import KINDS
 from runner.config import edit
 from runner.config.duration import format_duration, parse_duration
 from runner.config.load import Loaded, load, parse
-from runner.config.model import runner_from_json, runner_to_json
+from runner.config.model import DaemonSettings, runner_from_json, runner_to_json
 from runner.config.system_id import PATTERN, load_system_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,3 +218,21 @@ def test_the_system_id_is_kept(tmp_path: Path) -> None:
     assert load_system_id(tmp_path / "config.toml").value == first.value
     (tmp_path / ".runner_system_id").write_text("nonsense")
     assert load_system_id(tmp_path / "config.toml").created
+
+
+@pytest.mark.parametrize(
+    ("key", "runtime", "path"),
+    [
+        (None, "/run/user/7", "/run/user/7/pyrunner.sock"),
+        (None, "", "/state/control.sock"),
+        ("/own/socket", "/run/user/7", "/own/socket"),
+        ("", "/run/user/7", None),
+    ],
+)
+def test_where_the_control_socket_of_a_user_is(
+    key: str | None, runtime: str, path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    found = DaemonSettings(control_socket=key, state_dir=Path("/state")).control_path
+    assert found == (Path(path) if path is not None else None)

@@ -28,16 +28,18 @@ def open_bucket(config: CacheConfig) -> ObjectStore | None:
     try:
         match config.type:
             case "s3":
-                return _s3(config.s3)
+                store = _s3(config.s3)
             case "gcs":
-                return _gcs(config.gcs)
+                store = _gcs(config.gcs)
             case _:
-                return _azure(config.azure)
+                store = _azure(config.azure)
     except ArchiveError:
         raise
     except Exception as error:
         # The library has no common error for what it is not given; its words may quote a key.
         raise ArchiveError(f"the {config.type} cache cannot be opened: {type(error).__name__}") from error
+    store.is_secret = config.redact_url
+    return store
 
 
 def _s3(config: S3Config) -> ObjectStore:

@@ -65,14 +65,18 @@ class Transfer:
 
 
 class ObjectStore:
-    """A bucket. ``base`` is the address of its objects, for the log. Every error is a :class:`StoreError`."""
+    """A bucket. ``base`` is the address of its objects, for the log, unless ``is_secret`` is set. Every error
+    is a :class:`StoreError`."""
 
     def __init__(self, bucket: Bucket, base: str) -> None:
+        self.is_secret = False
         self._bucket = bucket
         self._base = base.rstrip("/")
 
     def url(self, name: str) -> str:
-        """The address of an object."""
+        """The address of an object, as the log has it."""
+        if self.is_secret:
+            return "remote storage"
         from urllib.parse import quote
 
         return f"{self._base}/{quote(name)}"

@@ -119,12 +119,14 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``[runners.cache]``. ``type`` is empty (this host only), ``s3``, ``gcs`` or ``azure``."""
+    """``[runners.cache]``. ``type`` is empty (this host only), ``s3``, ``gcs`` or ``azure``.
+    ``redact_url``: logs of jobs do not show where the bucket is."""
 
     type: str = ""
     path: str = ""
     shared: bool = False
     max_uploaded_archive_size: int = 0
+    redact_url: bool = False
     s3: S3Config = S3Config()
     gcs: GcsConfig = GcsConfig()
     azure: AzureConfig = AzureConfig()

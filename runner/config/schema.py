@@ -174,6 +174,7 @@ CACHE: tuple[Key, ...] = (
         "Largest archive that is uploaded, bytes",
         flag="max_uploaded_archive_size",
     ),
+    Key(name="RedactURL", type=Type.BOOLEAN),
     Key(name="s3", type=Type.TABLE),
     Key(name="gcs", type=Type.TABLE),
     Key(name="azure", type=Type.TABLE),

@@ -31,8 +31,13 @@ async def is_damaged(
         return await tool.succeeds("cat-file", "-e", f"{sha}^{{commit}}") or await files.exists(
             f"{git_dir}/objects/{sha[:2]}/{sha[2:]}"
         )
-    sources = [refspec.lstrip("+").partition(":")[0] for refspec in git.refspecs]
-    names = [source for source in sources if source.startswith("refs/") and "*" not in source]
+    names = named_refs(git)
     found = await tool.read("ls-remote", "origin", *(names or ["HEAD"]))
     there = {line.partition("\t")[2] for line in found.decode(errors="replace").splitlines()}
     return bool(there) and there.issuperset(names)
+
+
+def named_refs(git: GitInfo) -> list[str]:
+    """What is asked of the server by its whole name."""
+    sources = [refspec.lstrip("+").partition(":")[0] for refspec in git.refspecs]
+    return [source for source in sources if source.startswith("refs/") and "*" not in source]

@@ -19,6 +19,8 @@ from runner.mirrors.access import ALTERNATES, Lender, is_borrowed
 from runner.trace.log import StageLog
 
 SHORT_SHA = 8
+DAMAGED = "The repository that is there is damaged. Beginning anew..."
+MODULE_DAMAGED = "The repository of a submodule is damaged. Beginning anew..."
 
 SEED = ".glr.gconf"
 ALTERNATES_LIMIT = 8192
@@ -248,7 +250,7 @@ class _GitWork:
                 await self.fetch("")
                 await lender.discard()
             elif await self._is_damaged(failure):
-                self.tool.warning("The repository that is there is damaged. Beginning anew...")
+                self.tool.warning(DAMAGED)
                 await self._files.remove([plan.project_dir])
                 await self.fetch("")
             else:
@@ -261,7 +263,7 @@ class _GitWork:
         except JobFailure:
             if self._is_fresh or not await self.submodules.remove_damaged():
                 raise
-            self.tool.warning("The repository of a submodule is damaged. Beginning anew...")
+            self.tool.warning(MODULE_DAMAGED)
             await self.submodules.update()
 
     async def _is_damaged(self, failure: JobFailure) -> bool:

@@ -209,6 +209,22 @@ async def test_a_cache_goes_through_a_bucket(s3: S3, fake: FakeCoordinator, make
     assert {first.state, second.state, third.state} == {"success"}
 
 
+async def test_where_the_bucket_is_can_be_kept_out_of_the_log(
+    s3: S3, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    table = bucket(s3.address).replace("[runners.cache]\n", "[runners.cache]\n    RedactURL = true\n")
+    daemon = make_daemon(extra=table)
+    daemon.start()
+    first = await run(fake, 1, ["mkdir c; echo one > c/f"], cache())
+    lose(daemon)
+    second = await run(fake, 2, ["cat c/f"], cache())
+    assert "\none\n" in second.log
+    assert "Uploading cache.zip to remote storage" in first.log
+    assert "Downloading cache from remote storage" in second.log
+    for job in (first, second):
+        assert s3.address not in job.log
+
+
 async def test_a_newer_archive_in_the_bucket_wins(s3: S3, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
     here, there = (make_daemon(extra=bucket(s3.address, shared=True)) for _ in range(2))
     here.start()

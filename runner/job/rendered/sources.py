@@ -11,6 +11,7 @@ from runner.identity import user_agent
 from runner.job.git_config import USER, Remote, helper_settings, seed_config, template_config
 from runner.job.git_safety import LOCKS, STEERING
 from runner.job.git_tool import SAFE
+from runner.job.rendered.repair import CHECKED_OUT, FETCHED, repaired
 from runner.job.script import notice, odd, quote
 from runner.job.settings import GitStrategy
 from runner.job.sources import CLONES_REVISIONS, SHORT_SHA, SourcesPlan
@@ -115,7 +116,8 @@ pyrunner_links | while IFS= read -r pyrunner_link; do
 find "./$pyrunner_link" -name .git -prune -print | while IFS= read -r pyrunner_file; do
 pyrunner_home "$pyrunner_file" && continue
 pyrunner_remove "$pyrunner_file"
-[ -f ".git/modules/${pyrunner_link}/HEAD" ] || pyrunner_remove "${pyrunner_file%/.git}"
+pyrunner_file=${pyrunner_file%/.git}
+[ -f ".git/modules/${pyrunner_file#./}/HEAD" ] || pyrunner_remove "$pyrunner_file"
 done
 done
 }
@@ -136,7 +138,10 @@ def render_sources(plan: SourcesPlan, *, before: str = "", after: str = "") -> s
             lines.append(f"pyrunner_own_dir {quote(plan.project_dir)}\n")
         case _:
             lines += ["export GIT_TERMINAL_PROMPT=0 GCM_INTERACTIVE=Never\n", before]
-            lines += ["(\n", *_git_work(plan), ")\n", after]
+            work = _git_work(plan)
+            is_new = plan.settings.git_strategy is GitStrategy.CLONE
+            lines += ["(\n", *work, ")\n"] if is_new else repaired(plan, work, _functions(plan))
+            lines.append(after)
             return "".join(lines)
     lines += [notice("Skipping Git checkout"), notice("Skipping Git submodules setup")]
     return "".join(lines)
@@ -215,7 +220,10 @@ def _git_work(plan: SourcesPlan) -> list[str]:
         ]
     else:
         lines += fetch
+    is_new = plan.settings.git_strategy is GitStrategy.CLONE
+    lines += [] if is_new else [FETCHED]
     lines += _checkout(plan) if plan.settings.git_checkout else [notice("Skipping Git checkout")]
+    lines += [] if is_new else [CHECKED_OUT]
     lines += _submodules(plan.submodules) if plan.submodules.is_wanted else [notice("Skipping Git submodules setup")]
     return lines
 

@@ -29,6 +29,7 @@ from runner.config.model import (
     default_state_dir,
 )
 from runner.config.positions import Positions
+from runner.config.queuing import queuing_limits
 from runner.config.schema import Key, Type
 from runner.config.size import parse_size
 from runner.config.tables import executor_table
@@ -258,6 +259,7 @@ class _Reader:
             git=GitConfig(**self._sub(values, "git", place)),
             cache=cache(self, values.get("cache", {}), place),
             go=stores,
+            queuing_limits=queuing_limits(self, values.get("monitoring"), place),
             pyrunner=own,
             tables=tables,
             line=line,

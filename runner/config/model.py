@@ -148,6 +148,16 @@ class GitConfig(msgspec.Struct, frozen=True, kw_only=True):
     mirror: bool = False
 
 
+class QueuingLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a job may wait in the queue at the times of ``periods`` (cron expressions with seconds and years) before that
+    is counted. ``jobs_running_for_project`` is a regular expression that what the server says of them must match."""
+
+    periods: tuple[str, ...] = ()
+    timezone: str = ""
+    threshold_s: float = 0.0
+    jobs_running_for_project: str = ""
+
+
 class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[[runners]]`` entry. ``tables`` holds the sub-tables of executors as they are; ``disabled`` says why the entry
     cannot be used; ``line`` is where it begins; ``token_reference`` names variables that url and token came from."""
@@ -191,6 +201,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     go: GoConfig = GoConfig()
     git: GitConfig = GitConfig()
+    queuing_limits: tuple[QueuingLimit, ...] = ()
     pyrunner: RunnerSettings = RunnerSettings()
     tables: dict[str, Any] = {}
     line: int = 0

@@ -142,6 +142,18 @@ RUNNER: tuple[Key, ...] = (
     Key(name="pre_clone_script", type=Type.ANY, removed="pre_get_sources_script"),
     Key(name="post_clone_script", type=Type.ANY, removed="post_get_sources_script"),
 )
+MONITORING: tuple[Key, ...] = (
+    Key(
+        name="job_queuing_durations",
+        type=Type.TABLES,
+        inner=(
+            Key(name="periods", type=Type.LIST),
+            Key(name="timezone", type=Type.STRING),
+            Key(name="threshold", type=Type.DURATION),
+            Key(name="jobs_running_for_project", type=Type.STRING),
+        ),
+    ),
+)
 CUSTOM_BUILD_DIR: tuple[Key, ...] = (
     Key(
         name="enabled",

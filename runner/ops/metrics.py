@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from runner.config.model import RunnerConfig
+from runner.config.queuing import is_exceeded
 from runner.identity import NAME, REVISION, VERSION, architecture, os_name
 from runner.job.costs import Costs
 
@@ -76,6 +78,9 @@ class Metrics:
         self._stages = self._histogram("job_stage_duration_seconds", "Duration of stages", (*RUNNER, "stage"), QUEUE_BUCKETS)
         self._queue = self._histogram(
             "job_queue_duration_seconds", "Time in the queue", (*RUNNER, "project_jobs_running"), QUEUE_BUCKETS
+        )
+        self._late = self._counter(
+            "acceptable_job_queuing_duration_exceeded", "Jobs that waited for longer than they may", RUNNER
         )
         self._modes = self._counter("job_execution_mode", "Jobs by the way in which they run", ("executor", "mode"))
         self._inputs = self._counter("job_inputs_interpolations", "Jobs whose inputs changed their definition")
@@ -174,6 +179,11 @@ class Metrics:
         """A job was taken."""
         self._jobs.labels(*self._labels(runner)).inc()
         self._modes.labels(runner.executor, MODE).inc()
+        late = self._late.labels(*self._labels(runner))
+        if runner.queuing_limits and is_exceeded(
+            runner.queuing_limits, waited_s=queue.waited_s, project_jobs=queue.project_jobs, now=datetime.now(UTC)
+        ):
+            late.inc()
         self._queue.labels(*self._labels(runner), queue.project_jobs).observe(queue.waited_s)
         self._queue_size.labels(*self._labels(runner)).set(queue.size)
         self._queue_depth.labels(*self._labels(runner)).set(queue.depth)

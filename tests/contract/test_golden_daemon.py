@@ -142,6 +142,8 @@ class Play:
         for name, page in sorted((self.scenario.get("scrapes") or {}).items(), key=lambda item: item[1]["t"]):
             if name in self.pages or not since <= page["t"] <= until:
                 continue
+            if re.search(r"\bafter .*\bjobs?\b", name):
+                await self.fake.until(lambda: all(job.state in ENDED for job in self.fake.jobs.values()), 30)
             method, path = page["request"].split(" ", 1)
             try:
                 async with (
@@ -374,6 +376,8 @@ def check_pages(done: Play, difference: DaemonDifference) -> None:
         if status == 200 and "/metrics" in page["request"] and page["request"].startswith("GET"):
             missing = sorted(" ".join(one) for one in families(page["body"]) - families(body))
             assert missing == [], name
+            if "queuing" in done.scenario["name"]:
+                assert counts_of_late_jobs(body) == counts_of_late_jobs(page["body"]), name
         elif status == 200 and not page["request"].startswith("HEAD"):
             assert shape(body, done.places) == shape(page["body"], {}), name
 
@@ -384,10 +388,8 @@ def shape(body: str, places: dict[str, str]) -> str:
     return re.sub(r"url=\S+ ", "url=URL ", re.sub(r"duration=\S+", "duration=D", body))
 
 
-# The version is of Go there and of Python here; thresholds of queueing times are not evaluated.
-NOT_OURS = re.compile(
-    "version_info|acceptable_job_queuing|autoscaling|job_router|usage_log|cache_s3?|_(bucket|sum|count|created)$"
-)
+# The version is of Go there and of Python here.
+NOT_OURS = re.compile("version_info|autoscaling|job_router|usage_log|cache_s3?|_(bucket|sum|count|created)$")
 
 
 def families(body: str) -> set[tuple[str, ...]]:
@@ -395,13 +397,15 @@ def families(body: str) -> set[tuple[str, ...]]:
     found = set()
     for line in body.splitlines():
         match = re.match(r"(gitlab_runner_[a-z_]+)(?:\{([^}]*)\})?", line)
-        # Version: of Go there, of Python here. Thresholds of queueing times are not evaluated.
-        if match and not re.search(
-            "version_info|acceptable_job_queuing|autoscaling|job_router|usage_log|cache_s3?|_(bucket|sum|count|created)$",
-            match[1],
-        ):
+        if match and not NOT_OURS.search(match[1]):
             found.add((match[1], *sorted(re.findall(r"(\w+)=", match[2] or ""))))
     return found
+
+
+def counts_of_late_jobs(body: str) -> list[float]:
+    """Jobs that waited for longer than they may, by runner."""
+    family = "gitlab_runner_acceptable_job_queuing_duration_exceeded_total{"
+    return [float(line.rpartition(" ")[2]) for line in body.splitlines() if line.startswith(family)]
 
 
 def test_the_list_of_differences_names_recordings_only() -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job, job_payload
 from tests.fakes.daemon import Daemon
+from tests.waiting import processes_below, until
 
 SCRIPT = [
     "for i in 1 2 3 4 5 6 7 8; do echo line-$i; sleep 0.15; done",
@@ -205,16 +206,19 @@ async def test_a_hook_that_was_cut_off_is_stopped_before_it_is_repeated(
     commit = git_server.make_repository(fake.repositories, "app", {"README": "hello\n"})
     daemon = make_daemon()
     found = payload(fake, 8, commit)
-    found["hooks"] = [{"name": "pre_get_sources_script", "script": [f"echo hook; sleep 2; echo done >> {daemon.root}/hooks"]}]
+    first, done = daemon.root / "first", daemon.root / "hooks"
+    script = f"echo hook; if mkdir {first}; then sleep 300; fi; echo done >> {done}"
+    found["hooks"] = [{"name": "pre_get_sources_script", "script": [script]}]
     job = fake.add_job(found)
     daemon.start()
-    await fake.until(lambda: b"echo hook" in job.trace)
+    await until(first.exists)
     daemon.kill()
     daemon.start()
     await asyncio.wait_for(job.ended.wait(), 40)
     assert (job.state, job.exit_code) == ("failed", 7)
     assert job.log_is_whole()
-    assert (daemon.root / "hooks").read_text() == "done\n"
+    assert done.read_text() == "done\n"
+    await until(lambda: not processes_below(daemon.root / "builds"))
 
 
 async def test_relative_names_mean_the_same_after_a_restart_in_place(

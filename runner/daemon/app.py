@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
 from executors.errors import ExecutorError
 from runner import logs
-from runner.config.model import Config, DiskConfig, RunnerConfig
+from runner.config.model import Config, RunnerConfig
 from runner.config.system_id import load_system_id
 from runner.coordinator.registration import CallResult
 from runner.daemon.connections import Connections
@@ -25,7 +24,8 @@ from runner.daemon.disk import disk_budget
 from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
 from runner.daemon.options import RunOptions
-from runner.daemon.reload import ConfigFile, Watcher
+from runner.daemon.pages import Pages, snapshot
+from runner.daemon.reload import ConfigFile, Watcher, log_changes
 from runner.daemon.restart import KeptSignals, inherited_lock, problem_of_new_code
 from runner.daemon.rotation import Rotation
 from runner.daemon.scheduler import Scheduler
@@ -41,7 +41,7 @@ from runner.job.record import RecordStore
 from runner.mirrors.store import Mirrors
 from runner.ops.control import ControlServer
 from runner.ops.http import Page, StatusServer, stacks
-from runner.ops.metrics import Metrics, RequestMetrics, RunningJob, Snapshot
+from runner.ops.metrics import Metrics, RequestMetrics
 from runner.ops.notify import Notifier, host_is_stopping
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ class Daemon:
         if found.warning:
             log.warning(found.warning)
         self._system_id = found.value
-        self._metrics = Metrics(self._system_id, self._snapshot)
+        self._metrics = Metrics(self._system_id, lambda: snapshot(self._config, self._scheduler, self._jobs, self._shutdown))
         self._notifier = Notifier(os.environ)
         self._exit_status = 0
         self._ticked = time.monotonic()
@@ -339,7 +339,7 @@ class Daemon:
         """Go over to another configuration at once; running jobs keep theirs."""
         before, self._config = self._config, config
         self._apply_logging(config)
-        _log_changes(before, config)
+        log_changes(before, config)
         for runner in before.runners:
             if not any(runner.short_token == other.short_token for other in config.runners):
                 self._metrics.forget(runner)
@@ -384,14 +384,9 @@ class Daemon:
         if not address:
             log.info("listen_address not defined, metrics & debug endpoints disabled")
             return None
+        pages = Pages(self._jobs, self._shutdown, is_alive=lambda: time.monotonic() - self._ticked < ALIVE_S)
         server = StatusServer(
-            {
-                "/metrics": lambda: Page(body=self._metrics.page(), content_type=self._metrics.content_type),
-                "/health/live": self._live,
-                "/health/ready": self._ready,
-                "/debug/process/state": lambda: Page(body=f"{self._shutdown.state}\n".encode()),
-                "/debug/jobs/list": self._list_jobs,
-            }
+            {"/metrics": lambda: Page(body=self._metrics.page(), content_type=self._metrics.content_type), **pages.by_path()}
         )
         try:
             await server.start(address)
@@ -403,58 +398,6 @@ class Daemon:
             raise SystemExit(1) from error
         log.info("Metrics server listening", address=address)
         return server
-
-    def _live(self) -> Page:
-        alive = time.monotonic() - self._ticked < ALIVE_S
-        return Page(body=b"alive\n" if alive else b"stuck\n", status=200 if alive else 503)
-
-    def _ready(self) -> Page:
-        match self._shutdown.state:
-            case State.RUNNING:
-                return Page(body=b"ready\n")
-            case State.STARTING:
-                return Page(body=b"starting\n", status=503)
-            case _:
-                return Page(body=b"draining\n", status=503)
-
-    def _list_jobs(self) -> Page:
-        lines = [
-            f"url={job.url} state={job.state} stage={job.stage} executor_stage=prepare duration={job.duration_s:.9f}s\n"
-            for job in self._running_jobs()
-        ]
-        return Page(body="".join(lines).encode(), headers=(("X-List-Version", "2"),))
-
-    def _running_jobs(self) -> tuple[RunningJob, ...]:
-        now_ns = time.time_ns()
-        return tuple(
-            RunningJob(
-                runner=run.plan.runner,
-                url=run.plan.url,
-                stage=run.stage,
-                state="running",
-                duration_s=(now_ns - run.record.accepted.accepted_at_ns) / 1e9,
-            )
-            for run in self._jobs.running.values()
-        )
-
-    def _snapshot(self) -> Snapshot:
-        known = self._scheduler.known_counters
-        return Snapshot(
-            concurrent=self._config.concurrent,
-            state=self._shutdown.state,
-            runners=self._config.runners,
-            jobs=self._running_jobs(),
-            requests={
-                runner.token: (
-                    known[runner.token].requests,
-                    known[runner.token].exceeded,
-                    known[runner.token].request_limit(max(runner.request_concurrency, 1), is_adaptive=True),
-                )
-                for runner in self._config.runners
-                if runner.token in known
-            },
-            unreported=len(self._jobs.unreported),
-        )
 
     def _jobs_changed(self) -> None:
         behind = ", the disk is full: no jobs are requested" if self._disk.is_low else ""
@@ -495,33 +438,3 @@ async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
             log.exception("service failed, it is started again", service=name, error=str(error), pause_s=pause_s)
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 300.0)
-
-
-def _log_changes(before: Config, after: Config) -> None:
-    """Say what a reload changed, never any values."""
-
-    def identity(runner: RunnerConfig) -> tuple[str, str]:
-        return runner.url, runner.token
-
-    old = {identity(runner): runner for runner in before.runners}
-    new = {identity(runner): runner for runner in after.runners}
-    for key, runner in new.items():
-        if key not in old:
-            log.info("runner added", runner=runner.short_token, runner_name=runner.name)
-            continue
-        fields = [name for name in runner.__struct_fields__ if getattr(runner, name) != getattr(old[key], name)]
-        changed = sorted(set(fields) - {"line"})
-        if changed:
-            log.info("runner changed", runner=runner.short_token, runner_name=runner.name, keys=", ".join(changed))
-    for key, runner in old.items():
-        if key not in new:
-            log.info("runner removed", runner=runner.short_token, runner_name=runner.name)
-    for name in ("listen_address", "pyrunner"):
-        if _fixed(before, name) != _fixed(after, name):
-            log.warning(f"{name} changed: restart needed")
-
-
-def _fixed(config: Config, name: str) -> object:
-    """What counts from the start on only."""
-    own = msgspec.structs.replace(config.pyrunner, disk=DiskConfig())
-    return own if name == "pyrunner" else getattr(config, name)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -23,6 +22,7 @@ from runner.coordinator.payload import JobPayload, decode, salvage
 from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease
 from runner.daemon.disk import places_of
+from runner.daemon.events import JobEvents
 from runner.daemon.mirrors import mirror_access
 from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
@@ -30,7 +30,6 @@ from runner.disk.budget import DiskBudget
 from runner.errors import PayloadInvalid, RunnerError
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.gocache.keeper import Keeper
-from runner.job.costs import Costs
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
 from runner.job.plan import JobPlan, make_plan
@@ -62,30 +61,6 @@ class Adoption:
     lease: Lease
     project_id: int
     work: Callable[[], Awaitable[None]]
-
-
-class JobEvents(Protocol):
-    """What is counted of jobs (``config-cli-daemon.md`` 12.1)."""
-
-    def job_began(self, runner: RunnerConfig, queue: JobQueue) -> None:
-        """A job was taken."""
-        ...
-
-    def inputs_used(self) -> None:
-        """Inputs changed the definition of a job."""
-        ...
-
-    def stage_ended(self, runner: RunnerConfig, stage: str, duration_s: float) -> None:
-        """A stage of a job is over; only for jobs that want it counted."""
-        ...
-
-    def job_ended(self, runner: RunnerConfig, reason: str, duration_s: float) -> None:
-        """A job has its result."""
-        ...
-
-    def job_cost(self, runner: RunnerConfig, costs: Costs) -> None:
-        """What a job that has its result cost."""
-        ...
 
 
 class Jobs:

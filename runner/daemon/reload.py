@@ -8,11 +8,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from executors.registry import KINDS
 from runner.config.load import Loaded, load
-from runner.config.model import Config
+from runner.config.model import Config, DiskConfig, RunnerConfig
 
 log = structlog.get_logger()
 
@@ -143,3 +144,33 @@ class Watcher:
         if now - self._missing_said >= MISSING_EVERY_S:
             self._missing_said = now
             log.warning("Failed to load config", error=f"{self._file.path}: no such file or directory")
+
+
+def log_changes(before: Config, after: Config) -> None:
+    """Say what a reload changed, never any values."""
+
+    def identity(runner: RunnerConfig) -> tuple[str, str]:
+        return runner.url, runner.token
+
+    old = {identity(runner): runner for runner in before.runners}
+    new = {identity(runner): runner for runner in after.runners}
+    for key, runner in new.items():
+        if key not in old:
+            log.info("runner added", runner=runner.short_token, runner_name=runner.name)
+            continue
+        fields = [name for name in runner.__struct_fields__ if getattr(runner, name) != getattr(old[key], name)]
+        changed = sorted(set(fields) - {"line"})
+        if changed:
+            log.info("runner changed", runner=runner.short_token, runner_name=runner.name, keys=", ".join(changed))
+    for key, runner in old.items():
+        if key not in new:
+            log.info("runner removed", runner=runner.short_token, runner_name=runner.name)
+    for name in ("listen_address", "pyrunner"):
+        if _fixed(before, name) != _fixed(after, name):
+            log.warning(f"{name} changed: restart needed")
+
+
+def _fixed(config: Config, name: str) -> object:
+    """What counts from the start on only."""
+    own = msgspec.structs.replace(config.pyrunner, disk=DiskConfig())
+    return own if name == "pyrunner" else getattr(config, name)

@@ -209,8 +209,7 @@ def make_plan(
     # A first look, to learn what decides over directories; variables that name directories come later.
     early = Variables([*configured, *sent], "")
     flags = feature_flags.resolve(runner.feature_flags, early.get)
-    sent_payload = payload
-    payload, refused = _with_inputs(payload) if flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"] else (payload, None)
+    sent_payload, (payload, refused) = payload, _with_inputs(payload, flags)
     settings = _settings(early.expanded(), payload, runner)
     roots = container_place(runner, record.directory.parents[1]) if kind.in_containers else _roots(runner, kind, found_place)
     directories = place(
@@ -257,8 +256,10 @@ def make_plan(
     )
 
 
-def _with_inputs(payload: JobPayload) -> tuple[JobPayload, JobFailure | None]:
+def _with_inputs(payload: JobPayload, flags: Flags) -> tuple[JobPayload, JobFailure | None]:
     """The payload with its inputs in it, or as it is and why it cannot be had so."""
+    if not flags["FF_ENABLE_JOB_INPUTS_INTERPOLATION"]:
+        return payload, None
     try:
         return interpolate(payload), None
     except JobFailure as failure:

@@ -28,16 +28,20 @@ NS_PER_S = 1e9
 # Longer than what any kernel says of a container.
 FIGURES_BYTES = 4096
 _ENTRY = re.compile(r"([a-z_/.]+(?: [a-z_]+)?) (\d{1,19})")
+# Where an engine may make no cgroups (rootless, version 1) the container is in the host's, which is not asked.
 # A container sees its own cgroup there: of version 1 each controller, of version 2 the whole, below its path in the host's
 # name space where it has none of its own.
 _READ = """\
 pyrunner_used=
 pyrunner_path=
+pyrunner_group=
 while IFS=: read -r pyrunner_number pyrunner_names pyrunner_line; do
 if [ "$pyrunner_number" = 0 ] && [ "$pyrunner_line" != / ]; then pyrunner_path=$pyrunner_line; fi
+case ,$pyrunner_names, in *,cpuacct,*) pyrunner_group=$pyrunner_line ;; esac
 done </proc/self/cgroup
 for pyrunner_file in cpuacct/cpuacct.usage cpuacct/cpuacct.usage_user memory/memory.max_usage_in_bytes \
 "$pyrunner_path/cpu.stat" "$pyrunner_path/memory.peak"; do
+case $pyrunner_group$pyrunner_file in /cpuacct*|/memory/*) continue ;; esac
 if [ -r "/sys/fs/cgroup/$pyrunner_file" ]; then
 while read -r pyrunner_line; do
 pyrunner_used="$pyrunner_used${pyrunner_file#"$pyrunner_path/"} $pyrunner_line;"

@@ -96,7 +96,7 @@ def daemons(
     folder = tmp_path / "config"
     folder.mkdir()
     config = folder / "config.toml"
-    config.write_text(CONFIG.format(url=fake.url, extra="", docker="", volumes='["/cache"]'))
+    config.write_text(CONFIG.format(url=fake.url, extra="", docker="  [runners.go]\n", volumes='["/cache"]'))
     for path in (folder, config):
         path.chmod(0o755 if path.is_dir() else 0o644)
     found = DaemonContainer(client, own_image, folder)
@@ -132,6 +132,7 @@ async def test_jobs_outlive_the_container_of_their_daemon(
     assert job.log_is_whole()
     assert job.log.count("begin\n") == 1
     assert "end\n" in job.log
+    assert "the Docker engine does not see the directories of the runner, which is in a container" in job.log
     await asyncio.to_thread(client.stop, second, timeout=60)
     about: Any = client.inspect_container(second)
     assert about["State"]["ExitCode"] == 0, daemons.log(second)

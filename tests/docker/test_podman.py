@@ -230,6 +230,22 @@ async def test_a_killed_daemon_loses_nothing(fake: FakeCoordinator, on_podman: C
     await nothing_left(podman, daemon)
 
 
+async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
+    """Their containers are made at once, two with the same volumes for each job."""
+    sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n"})
+    daemon = on_podman(docker='    network_mode = "host"\n')
+    jobs = []
+    for number in range(1, 7):
+        payload = job_payload(number, ["cat README"], variables={"GIT_STRATEGY": "fetch"})
+        payload["git_info"] |= fake.git_info(sha)
+        jobs.append(fake.add_job(payload))
+    for job in jobs:
+        await ended(job)
+        assert job.state == "success", job.log + daemon.log
+        assert "\nhi\n" in job.log
+    await nothing_left(podman, daemon)
+
+
 async def test_an_image_that_is_missing_is_named(fake: FakeCoordinator, on_podman: Callable[..., Daemon]) -> None:
     on_podman(docker='    allowed_pull_policies = ["never"]\n')
     job = await ended(fake.add_job(job_payload(2, ["true"], image={"name": "nosuch:image", "pull_policy": ["never"]})))

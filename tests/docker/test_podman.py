@@ -231,7 +231,8 @@ async def test_a_killed_daemon_loses_nothing(fake: FakeCoordinator, on_podman: C
 
 
 async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
-    """Their containers are made at once, two with the same volumes for each job."""
+    """Their containers are made at once, two with the same volumes for each job. The network is the host's:
+    connections through a bridge of netavark 1.4 may hang when containers come and go."""
     sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n"})
     daemon = on_podman(docker='    network_mode = "host"\n')
     jobs = []

@@ -87,6 +87,13 @@ class Roots:
                 return start, path[len(start.rstrip("/")) + 1 :].split("/")
         raise OSError(errno.EPERM, "outside of the job's directories", path)
 
+    def may_be_planted(self, fd: int, path: str) -> bool:
+        """Whether a job could have put what is at ``path``, in the directory ``fd``: above its own directories only where it
+        may write. A link that it could not have made is the host owner's."""
+        if any(path == root or is_below(path, root) for root in self.paths):
+            return True
+        return os.fstat(fd).st_uid == os.geteuid() or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
+
 
 def is_below(path: str, root: str) -> bool:
     return path.startswith(root.rstrip("/") + "/")
@@ -107,7 +114,8 @@ def open_parent(roots: Roots, path: str, *, create: bool = False, mode: int = 0o
                     os.mkdir(part, mode, dir_fd=fd)
                 except FileExistsError:
                     pass
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            flags = os.O_NOFOLLOW if roots.may_be_planted(fd, walked) else 0
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=fd)
         except OSError as error:
             raise OSError(error.errno, error.strerror, walked) from None
         finally:
@@ -127,10 +135,11 @@ def clear_path(roots: Roots, path: str) -> list[str]:
     for part in parts[:-1]:
         walked += f"/{part}"
         try:
-            if not stat.S_ISDIR(os.lstat(part, dir_fd=fd).st_mode):
+            planted = roots.may_be_planted(fd, walked)
+            if planted and not stat.S_ISDIR(os.lstat(part, dir_fd=fd).st_mode):
                 os.unlink(part, dir_fd=fd)
                 return [walked]
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if planted else 0), dir_fd=fd)
         except FileNotFoundError:
             return []
         except OSError as error:

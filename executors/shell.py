@@ -69,8 +69,7 @@ class ShellEnvironment(SupervisedPlace):
         """Find the shell, then find or start the supervisor."""
         if shutil.which(self._spec.shell) is None or self._spec.shell not in ("bash", "sh"):
             raise PrepareError(f"shell {self._spec.shell} not found")
-        if not self._link.connected:
-            await self._connect(self._user)
+        if await self._connect(self._user):
             taken = await self._workspace.clear_path(self._spec.project_dir)
             self._warnings += [("warning", f"{path} was no directory and was taken away") for path in taken]
         self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor..."), *self._warnings]

@@ -59,10 +59,10 @@ class SupervisedPlace:
         lines, self._remarks = self._remarks, []
         return lines
 
-    async def _connect(self, user: Account) -> None:
-        """Find the supervisor, or start it."""
+    async def _connect(self, user: Account) -> bool:
+        """Find the supervisor, or start it; whether it is a new one, which no earlier daemon has started."""
         if self._link.connected:
-            return
+            return False
         request = {
             "directory": str(self._spec.record_dir),
             "roots": [self._spec.project_dir, self._spec.tmp_dir],
@@ -84,7 +84,8 @@ class SupervisedPlace:
                     raise PrepareError(str(error)) from error
                 await asyncio.sleep(LOCK_POLL_S)
             else:
-                return
+                return is_new
+        raise AssertionError("the last try returns or raises")
 
     async def started(self, run: str) -> bool:
         """Whether a process was ever forked for this run."""

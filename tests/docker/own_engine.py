@@ -35,20 +35,24 @@ def claimed_network() -> Iterator[int]:
 
 class OwnEngine:
     """A dockerd on a bridge of its own. ``listens`` are more addresses than its socket, with their flags; ``hidden`` is a
-    directory that it does not see, as if it were on another host, which is called ``elsewhere``."""
+    directory that it does not see, as if it were on another host, which is called ``elsewhere``. ``data`` is where its images
+    and containers are."""
 
-    def __init__(self, root: Path, bridge: str, listens: Sequence[str], hidden: Path | None) -> None:
+    def __init__(
+        self, root: Path, bridge: str, listens: Sequence[str] = (), hidden: Path | None = None, data: Path | None = None
+    ) -> None:
         self.socket = root / "docker.sock"
         self.host = f"unix://{self.socket}"
         self._root = root
         self._bridge = bridge
         self._listens = listens
         self._hidden = hidden
+        self._data = data or root / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> docker.APIClient:
         root = self._root
-        places = ["--data-root", f"{root}/data", "--exec-root", f"{root}/exec", "--pidfile", f"{root}/docker.pid"]
+        places = ["--data-root", str(self._data), "--exec-root", f"{root}/exec", "--pidfile", f"{root}/docker.pid"]
         network = ["--bridge", self._bridge, "--iptables=false", "--ip-masq=false"]
         with (root / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -84,7 +88,7 @@ def answering(path: Path, log: Path) -> docker.APIClient:
 
 
 @contextlib.contextmanager
-def engine_of_its_own(listens: Sequence[str] = (), hidden: Path | None = None) -> Iterator[OwnEngine]:
+def engine_of_its_own(listens: Sequence[str] = (), hidden: Path | None = None, data: Path | None = None) -> Iterator[OwnEngine]:
     """An engine that is not started yet; after the test nothing of it is left."""
     # A socket's path is short.
     root = Path(tempfile.mkdtemp(prefix="pyr-"))
@@ -93,7 +97,7 @@ def engine_of_its_own(listens: Sequence[str] = (), hidden: Path | None = None) -
         subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
         try:
             subprocess.run(["ip", "addr", "add", f"10.213.{number}.1/24", "dev", bridge], check=True)
-            engine = OwnEngine(root, bridge, listens, hidden)
+            engine = OwnEngine(root, bridge, listens, hidden, data)
             try:
                 yield engine
             finally:

@@ -57,6 +57,7 @@ class DockerEnvironment:
         self._positions: dict[str, Mark] = {}
         place = self._make_place("")
         self._engine = place.engine
+        self._keeps_volumes = place.table.volume_keep
         umask = "0022" if FLAG in self._need.flags else "0000"
         self._helper = Helper(self._engine, self._make_helper, lambda: self._known.volumes.open_to_all, umask=umask)
         self._builder = Builder(self._engine, self._journal, lambda: self._known, spec, self._before_scripts)
@@ -317,8 +318,8 @@ class DockerEnvironment:
             await self._builder.detach()
             await self._helper.close()
             async with asyncio.timeout(CLEANUP_S):
-                keeps = self._place is not None and self._place.table.volume_keep
-                await remove_all(self._engine, self._executor.state_id, self._spec.record_dir.name, keeps_volumes=keeps)
+                name = self._spec.record_dir.name
+                await remove_all(self._engine, self._executor.state_id, name, keeps_volumes=self._keeps_volumes)
             self._executor.uses(self._engine, self._journal).end()
         except EngineUnreachable as error:
             log.warning("containers of the job wait for the engine", job=self._spec.job_id, error=str(error))

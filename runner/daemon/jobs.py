@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from executors.base import Executor, JobSpec
+from executors.base import Executor
 from executors.disk import KeepsOnDisk
 from executors.registry import KINDS, HostSettings
 from runner.config.model import Config, RunnerConfig, runner_from_json, runner_to_json
@@ -30,6 +30,7 @@ from runner.disk.budget import DiskBudget
 from runner.errors import PayloadInvalid, RunnerError
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.gocache.keeper import Keeper
+from runner.job.containers import bare_spec
 from runner.job.git_config import remote_of
 from runner.job.outcome import Reason
 from runner.job.plan import JobPlan, make_plan
@@ -214,7 +215,7 @@ class Jobs:
     async def _take_down(self, directory: Path, runner: RunnerConfig) -> None:
         """End whatever still runs of a job that nobody follows any more."""
         executor = await self._executor(runner.executor)
-        await executor.environment(JobSpec(job_id=0, record_dir=directory, project_dir="/", tmp_dir="/")).cleanup()
+        await executor.environment(bare_spec(runner, KINDS[runner.executor], directory)).cleanup()
 
     def _log_received(self, offer: Offer, payload: JobPayload) -> None:
         remote = remote_of(payload.git_info.repo_url, token="", clone_url="", project_path="")

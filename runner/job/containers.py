@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors.base import ContainerSpec, ImageSpec, RegistryLogin, ServiceSpec, Slot
+from executors.base import ContainerSpec, ImageSpec, JobSpec, RegistryLogin, ServiceSpec, Slot
 from executors.docker.names import network_name
 from executors.docker.volumes import is_protected, shares_builds
+from executors.registry import Kind
 from runner.config.duration import format_duration
 from runner.config.model import RunnerConfig
 from runner.coordinator.payload import Image, JobPayload
@@ -32,6 +33,20 @@ class Place:
     builds_dir: str
     cache_dir: str
     shared: bool
+
+
+def bare_spec(runner: RunnerConfig, kind: Kind, record_dir: Path) -> JobSpec:
+    """What there is to say of a job of which nothing but the record's place is known: enough to take down what it left."""
+    table = runner.tables.get(kind.table) if kind.table else None
+    nowhere = Slot(short_token=runner.short_token, project_id=0, number=0, store="")
+    return JobSpec(
+        job_id=0,
+        record_dir=record_dir,
+        project_dir="/",
+        tmp_dir="/",
+        containers=ContainerSpec(slot=nowhere, table=table) if kind.in_containers else None,
+        table=table,
+    )
 
 
 def image_spec(plan: JobPlan) -> ImageSpec | None:

@@ -13,6 +13,7 @@ from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
+from tests.waiting import until
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -154,3 +155,22 @@ async def test_memory_that_runs_out_is_explained(fake: FakeCoordinator, make_dae
     job = await ended(fake.add_job(job_payload(1001, ["head -c 100m /dev/zero | tail"])))
     assert (job.state, job.failure_reason) == ("failed", "script_failure"), job.log + daemon.log
     assert "WARNING: Container was out of memory (limit 16 MiB)" in job.log
+
+
+async def test_a_record_that_cannot_be_read_leaves_no_container(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient
+) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    job = fake.add_job(job_payload(1001, ["echo begun", "sleep 300"]))
+    await fake.until(lambda: "begun\n" in job.log, 60)
+    daemon.kill()
+    (record,) = (daemon.state / "jobs").iterdir()
+    (record / "accepted.json").write_text("{")
+    assert containers_of(client, daemon)
+    daemon.start()
+    await ended(job)
+    assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
+    await until(lambda: not record.exists(), 60)
+    assert not containers_of(client, daemon)
+    assert "set aside" in daemon.log

@@ -40,7 +40,7 @@ def command(*, file: str | None, config: str | None, strict: bool, as_json: bool
 def _print(path: Path, loaded: Loaded, found: Sequence[Diagnostic], errors: int) -> None:
     for one in found:
         click.echo(str(one))
-    counted = f"{errors} errors, {len(found) - errors} warnings"
+    counted = f"errors: {errors}, warnings: {len(found) - errors}"
     if loaded.config is None:
         click.echo(f"{path}: cannot be used: {counted}")
     else:

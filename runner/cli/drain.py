@@ -66,7 +66,7 @@ def _ids(names: list[str]) -> list[str]:
 
 def _progress(found: Mapping[str, Any], names: list[str]) -> str:
     unreported = f", {len(found['unreported'])} unreported" if found["unreported"] else ""
-    return f"Draining: {len(names)} jobs{unreported}{': ' if names else ''}{', '.join(names)}"
+    return f"Draining, jobs left: {len(names)}{unreported}{': ' if names else ''}{', '.join(names)}"
 
 
 def _seconds(text: str | None) -> float | None:

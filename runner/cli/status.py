@@ -73,7 +73,11 @@ def _is_active(service: str) -> bool:
         return False
     try:
         answer = subprocess.run(
-            [program, "is-active", "--quiet", service], stdin=subprocess.DEVNULL, check=False, timeout=SYSTEMCTL_S
+            [program, "is-active", "--quiet", service],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=SYSTEMCTL_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -106,9 +110,9 @@ def _head(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"         the file as it is now is not in force: {config['last_error']}")
     adopted = sum(job["adopted"] for job in found["jobs"])
     behind = f" ({adopted} adopted)" if adopted else ""
-    lines.append(f"Slots:   {slots['used']} of {slots['total']} used, {len(found['jobs'])} jobs{behind}")
+    lines.append(f"Slots:   {slots['used']} of {slots['total']} used, jobs: {len(found['jobs'])}{behind}")
     if found["unreported"]:
-        lines.append(f"Reports: {len(found['unreported'])} jobs wait for their server: {', '.join(found['unreported'])}")
+        lines.append(f"Reports: results that wait for their server: {', '.join(found['unreported'])}")
     return lines
 
 
@@ -134,7 +138,10 @@ def _runner(runner: Mapping[str, Any]) -> tuple[str, ...]:
         state += f" until {_clock(runner['unhealthy_until'])}"
     jobs = f"{runner['jobs']} of {runner['limit']}" if runner["limit"] else str(runner["jobs"])
     poll = runner["last_poll"]
-    asked = "never" if poll is None else f"{_clock(poll['at'])} {poll['result']} ({poll['status']})"
+    asked = "never"
+    if poll is not None:
+        answer = str(poll["status"]) if poll["status"] > 0 else "no connection"
+        asked = f"{_clock(poll['at'])} {poll['result']} ({answer})"
     return runner["token_short"], runner["name"], runner["executor"], state, jobs, asked
 
 

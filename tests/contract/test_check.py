@@ -33,7 +33,7 @@ def test_a_good_file_is_left_alone(path: Path) -> None:
     path.write_text(GOOD)
     found = check(path, str(path))
     assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout == f"{path}: 1 of 1 runners can be used: 0 errors, 0 warnings\n"
+    assert found.stdout == f"{path}: 1 of 1 runners can be used: errors: 0, warnings: 0\n"
     assert os.listdir(path.parent) == ["config.toml"], "nothing is written, no system id either"
 
 

@@ -168,7 +168,7 @@ async def test_drain_waits_for_the_jobs_and_takes_no_more(fake: FakeCoordinator,
     await until((daemon.root / "on-1").exists, WAIT_S)
     exit_status, output, errors = await call(daemon, "drain", "--timeout", "1")
     assert exit_status == 1
-    assert "Draining: 1 jobs: 1 (step_script)" in output
+    assert "Draining, jobs left: 1: 1 (step_script)" in output
     assert "the daemon goes on draining" in errors
     late = fake.add_job(job_payload(2, ["echo late"]))
     found = await status(daemon)

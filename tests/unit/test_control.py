@@ -214,7 +214,7 @@ def test_status_for_people_shows_what_is_wrong_and_nothing_a_terminal_would_act_
     for shown in (
         "graceful-shutdown since",
         "not in force: /c:1:1: error",
-        "1 of 4 used, 1 jobs (1 adopted)",
+        "1 of 4 used, jobs: 1 (1 adopted)",
         "abc-3",
         "FULL, no jobs are requested (min_free 1.0 GiB)",
         "1.0 MiB free at /state",

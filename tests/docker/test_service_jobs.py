@@ -88,7 +88,7 @@ async def test_configured_network_beats_the_flag(fake: FakeCoordinator, make_dae
     daemon = make_daemon(docker='    network_mode = "bridge"\n')
     daemon.start()
     script = ["wget -qO- http://web:8080/; ls /sys/class/net"]
-    job = await ended(fake.add_job(job_payload(8, script, services=[WEB], variables={"FF_NETWORK_PER_BUILD": "true"})))
+    job = await ended(fake.add_job(job_payload(18, script, services=[WEB], variables={"FF_NETWORK_PER_BUILD": "true"})))
     assert job.state == "success", job.log
     assert "svc-hey 8" in lines(job)
 

@@ -198,7 +198,8 @@ async def test_helper_cannot_be_used_to_get_out(running: Callable[..., Any], cli
     daemon, _ = await running("    privileged = false\n    cap_add = ['SYS_PTRACE']\n    devices = ['/dev/zero']\n")
     (helper,) = made(client, daemon, "predefined")
     host = helper["HostConfig"]
-    assert (host["Privileged"], host["ReadonlyRootfs"], host["CapDrop"], host["Devices"]) == (False, True, ["ALL"], None)
+    assert (host["Privileged"], host["ReadonlyRootfs"]) == (False, True)
+    assert not host["Devices"]
     assert "no-new-privileges" in host["SecurityOpt"]
     assert helper["Config"]["WorkingDir"] == "/"
     look = client.exec_create(helper["Id"], ["sh", "-c", "touch /usr/bin/git; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status"])
@@ -212,8 +213,8 @@ async def test_helper_has_nothing_of_a_jobs_environment(running: Callable[..., A
     evil = {"BASH_ENV": "/cache/evil", "ENV": "/cache/evil", "LD_PRELOAD": "/cache/evil.so", "TAR_OPTIONS": "--version"}
     daemon, job = await running(variables=evil)
     (helper,) = made(client, daemon, "predefined")
-    image = client.inspect_image(helper["Image"])  # type: ignore[no-untyped-call]
-    assert helper["Config"]["Env"] == image["Config"]["Env"]
+    names = {entry.partition("=")[0] for entry in helper["Config"]["Env"]}
+    assert names <= {"PATH", "HOME", "TERM", "HOSTNAME", "container"}, "what the image has, and what an engine gives everybody"
     for entry in Path("/proc").iterdir():
         groups = entry / "cgroup"
         if entry.name.isdigit() and groups.exists() and helper["Id"] in groups.read_text():

@@ -95,6 +95,18 @@ async def test_the_next_job_gets_its_sources(damage: str, fake: FakeCoordinator,
         assert commit in job.log.split("git rev-parse HEAD")[-1]
 
 
+@pytest.mark.parametrize("damage", ["objects-gone", "objects-empty", "pack-index-garbage", "shallow-garbage", "index-cut"])
+async def test_the_next_job_gets_a_commit_by_its_id(damage: str, fake: FakeCoordinator, daemon: Daemon) -> None:
+    commit = git_server.make_repository(fake.repositories, "app", FILES)
+    daemon.start()
+    for number, script in ((1, f"set +e; {DAMAGES[damage]}\ntrue"), (2, "cat README a/b"), (3, "git status --short")):
+        found = payload(fake, number, commit, [script])
+        found["git_info"]["refspecs"] = [f"+{commit}:refs/pipelines/{number}"]
+        job = await ended(fake.add_job(found))
+        assert job.state == "success", job.log
+        assert "?? " not in job.log
+
+
 async def test_what_the_server_cannot_give_is_no_damage(fake: FakeCoordinator, daemon: Daemon) -> None:
     """Neither a server that is down, nor a commit or a branch that is gone, costs what is there."""
     commit = git_server.make_repository(fake.repositories, "app", FILES)
@@ -105,7 +117,9 @@ async def test_what_the_server_cannot_give_is_no_damage(fake: FakeCoordinator, d
     branch = payload(fake, 3, commit, ["echo never"])
     branch["git_info"]["refspecs"] = ["+refs/heads/gone:refs/remotes/origin/gone"]
     flags = payload(fake, 4, commit, ["echo never"], GIT_FETCH_EXTRA_FLAGS="--no-such-flag")
-    for found in (gone, branch, flags):
+    by_id = payload(fake, 7, "1" * 40, ["echo never"])
+    by_id["git_info"]["refspecs"] = [f"+{'1' * 40}:refs/pipelines/7"]
+    for found in (gone, branch, flags, by_id):
         job = await ended(fake.add_job(found))
         assert (job.state, job.failure_reason) == ("failed", "script_failure"), job.log
         assert "Beginning anew" not in job.log

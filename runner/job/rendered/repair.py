@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runner.job.git_damage import USAGE, named_refs
+from runner.job.git_damage import USAGE, asks_by_id, named_refs, probe
 from runner.job.script import odd, quote
 from runner.job.sources import DAMAGED, MODULE_DAMAGED, SourcesPlan
 from runner.job.submodules import FSCK
@@ -35,7 +35,7 @@ else
 [ "$pyrunner_status" -ne %(usage)d ] || return 1
 pyrunner_there=$(pyrunner_git ls-remote origin %(patterns)s 2>/dev/null | cut -f 2)
 [ -n "$pyrunner_there" ] || return 1
-for pyrunner_name in %(names)s; do
+%(probe)sfor pyrunner_name in %(names)s; do
 printf '%%s\\n' "$pyrunner_there" | grep -q -x -F -e "$pyrunner_name" || return 1
 done
 fi
@@ -63,7 +63,8 @@ if [ "$pyrunner_status" -ne 0 ]; then exit "$pyrunner_status"; fi
 
 def repaired(plan: SourcesPlan, work: Iterable[str], functions: Iterable[str]) -> list[str]:
     """``work``, and once more where the repository turns out to be damaged. ``functions`` are those that it needs."""
-    sha, names = plan.git.sha, named_refs(plan.git)
+    sha, by_id = plan.git.sha, asks_by_id(plan.git)
+    names = [] if by_id else named_refs(plan.git)
     repair = _REPAIR % {
         "project": quote(plan.project_dir),
         "functions": "".join(functions),
@@ -73,6 +74,7 @@ def repaired(plan: SourcesPlan, work: Iterable[str], functions: Iterable[str]) -
         "commit": quote(f"{sha}^{{commit}}"),
         "object": quote(f".git/objects/{sha[:2]}/{sha[2:]}"),
         "usage": USAGE,
+        "probe": f"! pyrunner_git {' '.join(probe(plan.git))} >/dev/null 2>&1 || return 1\n" if by_id else "",
         "patterns": " ".join(map(quote, names or ["HEAD"])),
         "names": " ".join(map(quote, names)) or "$pyrunner_empty",
     }

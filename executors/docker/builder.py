@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ DELIVERY_S = 5.0
 ENGINE_PATIENCE_S = 60.0
 ENGINE_POLL_S = 0.5
 KILLED = (137, 143, 255)
+# How much later than the end of a container an engine may say that memory ran out.
+OOM_SAID_S = 2.0
 # States of a container that is being removed.
 VANISHING = ("removing", "dead")
 MIB = 1024 * 1024
@@ -373,7 +376,22 @@ class Builder:
                 await asyncio.sleep(ENGINE_POLL_S)
                 continue
             exit_code = int(answer["StatusCode"])
+            if exit_code in KILLED:
+                about = await self._with_oom(container, about)
             return exit_code, _oom(about) if exit_code else []
+
+    async def _with_oom(self, container: str, about: Any) -> Any:
+        """What the engine says of a container that was killed, and not by us: that its memory ran out may come a little later."""
+        end = time.monotonic() + OOM_SAID_S
+        has_limit = bool(about["HostConfig"].get("Memory"))
+        was_stopped = self._journal.find("spent", container) is not None
+        while has_limit and not was_stopped and not about["State"].get("OOMKilled") and time.monotonic() < end:
+            await asyncio.sleep(ENGINE_POLL_S)
+            try:
+                about = await self._engine.call(lambda client: client.inspect_container(container))
+            except (NotFound, EngineUnreachable):
+                break
+        return about
 
     async def stop(self, run: str, *, grace_s: float, all_processes: bool) -> None:
         """End a run; the next script gets another container."""

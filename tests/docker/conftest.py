@@ -198,6 +198,20 @@ def remove_leftovers(client: docker.APIClient, daemon: Daemon) -> None:
     remove_made(client, daemon.state)
 
 
+def _remove_volume(client: docker.APIClient, name: str) -> None:
+    """Remove a volume, which a container may hold that the engine is still removing."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.remove_volume(name, force=True)
+        except docker.errors.APIError as error:
+            if error.status_code != 409 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
 def remove_made(client: docker.APIClient, state: Path) -> None:
     """The same by the directory of its state."""
     filters = filter_of(state)
@@ -206,7 +220,7 @@ def remove_made(client: docker.APIClient, state: Path) -> None:
         client.remove_container(container["Id"], force=True, v=True)
     volumes: Any = client.volumes(filters=filters)
     for volume in volumes["Volumes"] or ():
-        client.remove_volume(volume["Name"], force=True)
+        _remove_volume(client, volume["Name"])
     networks: Any = client.networks(filters=filters)
     for network in networks:
         client.remove_network(network["Id"])

@@ -24,6 +24,7 @@ from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
+from tests.waiting import until
 
 # One Podman is enough for all of them.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("podman")]
@@ -180,6 +181,8 @@ async def test_sources_cache_and_artifacts(fake: FakeCoordinator, on_podman: Cal
         assert "Go cache: " in job.log
         assert [artifact.kind for artifact in job.artifacts] == ["archive"]
         logs.append(job.log)
+        # Only then the next job gets the same slot.
+        await until(lambda: not any((daemon.state / "jobs").iterdir()))
     sums = [next(line for line in log.splitlines() if line.endswith("  c/big")) for log in logs]
     assert sums[0] == sums[1]
     assert "\n1\n2\n" in logs[1]

@@ -90,7 +90,7 @@ async def test_configured_network_beats_the_flag(fake: FakeCoordinator, make_dae
     script = ["wget -qO- http://web:8080/; ls /sys/class/net"]
     job = await ended(fake.add_job(job_payload(18, script, services=[WEB], variables={"FF_NETWORK_PER_BUILD": "true"})))
     assert job.state == "success", job.log
-    assert "svc-hey 8" in lines(job)
+    assert "svc-hey 18" in lines(job)
 
 
 async def test_services_that_are_not_allowed_are_named(fake: FakeCoordinator, make_daemon: MakeDaemon) -> None:

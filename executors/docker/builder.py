@@ -355,7 +355,7 @@ class Builder:
         known = self._ends.pop(run, None)
         if known is not None:
             exit_code = int(known["State"]["ExitCode"])
-            return exit_code, _oom(known) if exit_code else []
+            return exit_code, await self._memory_remarks(container, known, exit_code)
         while True:
             try:
                 async with self._engine.stream("POST", f"/containers/{container}/wait") as response:
@@ -376,22 +376,20 @@ class Builder:
                 await asyncio.sleep(ENGINE_POLL_S)
                 continue
             exit_code = int(answer["StatusCode"])
-            if exit_code in KILLED:
-                about = await self._with_oom(container, about)
-            return exit_code, _oom(about) if exit_code else []
+            return exit_code, await self._memory_remarks(container, about, exit_code)
 
-    async def _with_oom(self, container: str, about: Any) -> Any:
-        """What the engine says of a container that was killed, and not by us: that its memory ran out may come a little later."""
-        end = time.monotonic() + OOM_SAID_S
-        has_limit = bool(about["HostConfig"].get("Memory"))
-        was_stopped = self._journal.find("spent", container) is not None
-        while has_limit and not was_stopped and not about["State"].get("OOMKilled") and time.monotonic() < end:
-            await asyncio.sleep(ENGINE_POLL_S)
-            try:
-                about = await self._engine.call(lambda client: client.inspect_container(container))
-            except (NotFound, EngineUnreachable):
-                break
-        return about
+    async def _memory_remarks(self, container: str, about: Any, exit_code: int) -> list[str]:
+        """What to say of the memory of a container that has ended. Of one that was killed, and not by us, the engine may say a
+        little later that it ran out of it."""
+        if exit_code in KILLED and about["HostConfig"].get("Memory") and self._journal.find("spent", container) is None:
+            end = time.monotonic() + OOM_SAID_S
+            while not about["State"].get("OOMKilled") and time.monotonic() < end:
+                await asyncio.sleep(ENGINE_POLL_S)
+                try:
+                    about = await self._engine.call(lambda client: client.inspect_container(container))
+                except (NotFound, EngineUnreachable):
+                    break
+        return _oom(about) if exit_code else []
 
     async def stop(self, run: str, *, grace_s: float, all_processes: bool) -> None:
         """End a run; the next script gets another container."""

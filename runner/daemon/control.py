@@ -34,8 +34,7 @@ class Control:
         return await self._report.as_json()
 
     async def _jobs(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        found = await self._report.as_json()
-        return {key: found[key] for key in ("jobs", "unreported")}
+        return self._report.jobs_as_json()
 
     async def _drain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """As SIGQUIT."""

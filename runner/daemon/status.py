@@ -52,9 +52,15 @@ class StatusReport:
             "slots": {"total": self.scheduler.slots.total, "used": self.scheduler.slots.used},
             "drain": self._drain(),
             "runners": [self._runner(runner) for runner in self.config().runners],
+            **self.jobs_as_json(),
+            "disk": self._disk(),
+        }
+
+    def jobs_as_json(self) -> Mapping[str, Any]:
+        """The jobs alone, for whoever asks often."""
+        return {
             "jobs": [self._job(run) for run in self.jobs.running.values()],
             "unreported": sorted(self.jobs.unreported),
-            "disk": self._disk(),
         }
 
     def _drain(self) -> Mapping[str, Any] | None:

@@ -148,17 +148,15 @@ class RegistryLogin:
 class ContainerSpec:
     """What executors with containers need beside the rest.
 
-    ``table`` is the executor's table of the runner entry, if it has one. ``expand`` replaces the job's variables in a text.
-    ``variables`` is everything that the job's scripts see as ``KEY=VALUE``, in order, and ``service_variables`` what its
-    services see. ``flags`` names the feature flags that are on. ``auth_config`` is the job's ``DOCKER_AUTH_CONFIG``;
-    ``own_auth_config`` tells that it is the runner's own. ``keeps_builds`` tells that sources are fetched into what the
-    last job of the slot left, ``protected`` that the job belongs to a protected ref. ``uses_tools`` tells that the
-    runner has work of its own to do in the job's directories, ``shows_services`` that what services write is remarked
-    while it comes.
+    ``expand`` replaces the job's variables in a text. ``variables`` is everything that the job's scripts see as
+    ``KEY=VALUE``, in order, and ``service_variables`` what its services see. ``flags`` names the feature flags that are
+    on. ``auth_config`` is the job's ``DOCKER_AUTH_CONFIG``; ``own_auth_config`` tells that it is the runner's own.
+    ``keeps_builds`` tells that sources are fetched into what the last job of the slot left, ``protected`` that the job
+    belongs to a protected ref. ``uses_tools`` tells that the runner has work of its own to do in the job's directories,
+    ``shows_services`` that what services write is remarked while it comes.
     """
 
     slot: Slot
-    table: Mapping[str, Any] | None = None
     expand: Callable[[str], str] = str
     variables: tuple[str, ...] = field(default=(), repr=False)
     service_variables: tuple[str, ...] = field(default=(), repr=False)

@@ -75,7 +75,7 @@ class JobPlace:
         """The place of a job; ``attempt`` are the hexadecimal digits of its names, ``journal`` is where its uses are noted."""
         need = spec.containers
         assert need is not None
-        table = DockerConfig.from_values(need.table or {})
+        table = DockerConfig.from_values(spec.table or {})
         engine, pulls, helper_images = executor.engine(table)
         slot = need.slot
         uses = executor.uses(engine, journal)
@@ -116,7 +116,7 @@ class JobPlace:
 
         Raises :class:`ExecutorError`.
         """
-        if self.need.table is None:
+        if self.spec.table is None:
             raise InvalidSpec("missing docker configuration")
         try:
             api_version, _ = await asyncio.gather(self.engine.api_version(), self.engine.call(lambda client: client.ping()))

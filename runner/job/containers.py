@@ -37,15 +37,14 @@ class Place:
 
 def bare_spec(runner: RunnerConfig, kind: Kind, record_dir: Path) -> JobSpec:
     """What there is to say of a job of which nothing but the record's place is known: enough to take down what it left."""
-    table = runner.tables.get(kind.table) if kind.table else None
     nowhere = Slot(short_token=runner.short_token, project_id=0, number=0, store="")
     return JobSpec(
         job_id=0,
         record_dir=record_dir,
         project_dir="/",
         tmp_dir="/",
-        containers=ContainerSpec(slot=nowhere, table=table) if kind.in_containers else None,
-        table=table,
+        containers=ContainerSpec(slot=nowhere) if kind.in_containers else None,
+        table=runner.tables.get(kind.table) if kind.table else None,
     )
 
 
@@ -95,7 +94,6 @@ def container_spec(plan: JobPlan) -> ContainerSpec:
     sent = {variable.key for variable in payload.variables}
     return ContainerSpec(
         slot=_slot(plan),
-        table=plan.runner.tables.get(plan.kind.table or ""),
         expand=variables.expand,
         variables=tuple(_pair(plan, variable) for variable in variables.all),
         service_variables=tuple(_pair(plan, variable) for variable in variables.all if variable.public or variable.internal),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import os
 import pwd
+import socket
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ NEVER = (
     "CREDENTIALS_DIRECTORY",
     "PYRUNNER_*",
 )
+_CREDENTIALS = struct.Struct("3i")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -38,6 +41,13 @@ class Account:
     home: str
     login: str
     switch: bool
+
+
+def peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end of a connected Unix socket, as they were when it was made; the process is 0
+    where it is not in this name space."""
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
 
 
 def account(name: str | None) -> Account:

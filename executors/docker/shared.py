@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executors.accounts import peer
 from executors.base import Mount
 from executors.errors import PrepareError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ID_DIGITS = 16
 _MIGHTY = {"ALL", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_MODULE", "SYS_RAWIO", "MKNOD"}
-_CREDENTIALS = struct.Struct("3i")
 
 
 def check_sharing(connection: Connection) -> None:
@@ -65,8 +64,7 @@ def _listener(path: str) -> int:
     """The process that began to listen on a socket; 0 for one of another container, or of the host around this one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(path)
-        pid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
-        return pid
+        return peer(sock)[0]
 
 
 def shared_binds(mounts: Iterable[Mount], image_id: str, *, taken: Sequence[str]) -> tuple[str, ...]:

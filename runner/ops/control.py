@@ -10,18 +10,18 @@ import json
 import os
 import socket
 import stat
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from executors.accounts import peer
+
 log = structlog.get_logger()
 
 RETRY_S = 60.0
 LINE_BYTES = 64 * 1024
-_CREDENTIALS = struct.Struct("3i")
 
 # What a command makes of a request: the answer without ``ok``.
 Command = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -148,8 +148,7 @@ def _make_way(path: Path, address: str) -> None:
 
 
 def _is_trusted(sock: socket.socket) -> bool:
-    uid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
-    return uid in (0, os.geteuid())
+    return peer(sock)[1] in (0, os.geteuid())
 
 
 def _refusal(text: str) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from executors.docker.connection import DEFAULT_HOST, Connection
 from tests.docker import images
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
+from tests.fakes.job import job_payload
 
 # Another engine may be chosen (DOCKER_HOST): not every test is meant for every engine.
 HOST = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
@@ -180,6 +181,24 @@ def replayed(client: docker.APIClient, tmp_path: Path) -> Iterator[None]:
     remove_made(client, tmp_path / "runner" / "state")
     with contextlib.suppress(docker.errors.APIError):  # another test may use it
         client.remove_volume("gold-named")
+
+
+def keeping_job(job_id: int, git_info: dict[str, Any], strategy: str, **changes: Any) -> dict[str, Any]:
+    """A job that shows README, keeps a large file and the numbers of all such jobs in a cache, says the sum of that file and
+    uploads both."""
+    payload = job_payload(
+        job_id,
+        [
+            "cat README; ls c 2>/dev/null || { mkdir c; head -c 3000000 /dev/urandom >c/big; }",
+            "echo $CI_JOB_ID >>c/ids; cat c/ids; md5sum c/big; mkdir out; cp c/* out/",
+        ],
+        variables={"GIT_STRATEGY": strategy},
+        cache=[{"key": "k", "paths": ["c/"], "policy": "pull-push", "when": "on_success"}],
+        artifacts=[{"paths": ["out"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip"}],
+        **changes,
+    )
+    payload["git_info"] |= git_info
+    return payload
 
 
 def state_filter(daemon: Daemon) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from executors.docker.reference import familiar_name
 from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL, sweep
 from executors.docker.uses import name_of
 from tests.docker import images
-from tests.docker.conftest import state_filter
+from tests.docker.conftest import keeping_job, state_filter
 from tests.docker.own_podman import OwnPodman, podman_of_its_own
 from tests.docker.test_disk import Kept
 from tests.docker.test_jobs import ended
@@ -164,17 +164,8 @@ async def test_sources_cache_and_artifacts(fake: FakeCoordinator, on_podman: Cal
     daemon = on_podman(docker="  [runners.go]\n")
     logs = []
     for number in (1, 2):
-        payload = job_payload(
-            number,
-            [
-                "cat README dir/a; ls c 2>/dev/null || { mkdir c; head -c 3000000 /dev/urandom >c/big; }",
-                "echo $CI_JOB_ID >>c/ids; cat c/ids; md5sum c/big; mkdir out; cp c/* out/",
-            ],
-            variables={"GIT_STRATEGY": "fetch"},
-            cache=[{"key": "k", "paths": ["c/"], "policy": "pull-push", "when": "on_success"}],
-            artifacts=[{"paths": ["out"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip"}],
-        )
-        payload["git_info"] |= fake.git_info(sha)
+        payload = keeping_job(number, fake.git_info(sha), "fetch")
+        payload["steps"][0]["script"].insert(0, "cat README dir/a")
         job = await ended(fake.add_job(payload))
         assert job.state == "success", job.log + daemon.log
         assert "\nhi\na\n" in job.log

@@ -19,7 +19,7 @@ from executors.docker.errors import EngineUnreachable
 from executors.errors import PrepareError
 from tests.contract.test_tls import Authority
 from tests.docker import images
-from tests.docker.conftest import remove_leftovers, state_filter
+from tests.docker.conftest import keeping_job, remove_leftovers, state_filter
 from tests.docker.own_engine import engine_of_its_own, free_port
 from tests.docker.test_jobs import ended
 from tests.fakes import git_server
@@ -99,18 +99,7 @@ async def test_a_job_with_sources_cache_and_artifacts(
     sums = []
     try:
         for number in (1, 2):
-            payload = job_payload(
-                number,
-                [
-                    "cat README; ls c || { mkdir c; head -c 3000000 /dev/urandom >c/big; }",
-                    "echo $CI_JOB_ID >>c/ids; cat c/ids; md5sum c/big; mkdir out; cp c/* out/",
-                ],
-                variables={"GIT_STRATEGY": "clone"},
-                cache=[{"key": "k", "paths": ["c/"], "policy": "pull-push", "when": "on_success"}],
-                artifacts=[{"paths": ["out"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip"}],
-                after_script=["echo after"],
-            )
-            payload["git_info"] |= fake.git_info(sha)
+            payload = keeping_job(number, fake.git_info(sha), "clone", after_script=["echo after"])
             job = await ended(fake.add_job(payload))
             assert job.state == "success", job.log + daemon.log
             assert "\nhi\n" in job.log

@@ -29,7 +29,7 @@ from runner.daemon.reload import ConfigFile, Watcher, log_changes
 from runner.daemon.restart import KeptSignals, inherited_lock, problem_of_new_code
 from runner.daemon.rotation import Rotation
 from runner.daemon.scheduler import Scheduler
-from runner.daemon.shutdown import PROGRESS_PERIOD_S, Shutdown, ShutdownMode, State, captured_signals
+from runner.daemon.shutdown import PROGRESS_PERIOD_S, SIGNALS, Shutdown, ShutdownMode, State, captured_signals, hold_signals
 from runner.daemon.status import StatusReport
 from runner.disk.metrics import DiskMetrics
 from runner.errors import RunnerError
@@ -57,6 +57,7 @@ TOOL_PATIENCE_S = 60.0
 def run(options: RunOptions) -> int:
     """Run the daemon; its exit status. May replace the process by a new one of itself."""
     logs.configure(level=options.log_level or "info", form=options.log_format or "runner")
+    hold_signals()
     log.info("Runtime platform", arch=architecture(), os=os_name(), pid=os.getpid(), revision=REVISION, version=VERSION)
     log.info(f"Starting multi-runner from {options.config}...")
     log.info("Running in system-mode." if os.geteuid() == 0 else "Running in user-mode.")
@@ -131,47 +132,74 @@ class Daemon:
     async def serve(self) -> int:
         """From start to exit."""
         self._build()
-        self._stores.open()
-        self._apply_logging(self._config)
-        self._metrics.know(self._config.runners)
-        self._metrics.slot("started", self._config.concurrent)
-        server = await self._listen()
-        await self._open_executors()
-        log.info("Configuration loaded", max_builds=self._config.concurrent)
-        self._metrics.configuration("loaded")
-        await self._rotation.catch_up()
+        # From here on a stop is a stop, however far start-up has come.
         with captured_signals(self._signals()):
             async with asyncio.TaskGroup() as services:
-                loops = [
-                    services.create_task(_keep_running(name, work), name=name)
-                    for name, work in (
-                        ("config", self._watcher.run),
-                        ("heartbeat", self._beat),
-                        ("progress", self._tell_progress),
-                        ("reports", self._jobs.report_later),
-                        ("rotation", self._rotation.run),
-                        ("disk", self._disk.run),
-                        ("mirrors", self._mirrors.run),
-                        ("go stores", self._stores.run),
-                        *self._control(),
-                    )
-                ]
                 self._services = services
-                self._notifier.ready()
-                self._shutdown.started()
-                await self._work()
-                for loop in loops:
-                    loop.cancel()
+                server = await self._live(services)
             if self._shutdown.restart:
-                kept = KeptSignals(self._signals())
+                kept = KeptSignals(SIGNALS)
                 await self._close(server)
                 for _ in range(3):
                     await asyncio.sleep(0)  # a signal of just before is on its way through the loop
                 os.chdir(self._started_in)  # names on the command line mean what they meant
                 kept.execute_again(self._store.lock_fd, _own_argv(self._options), deferred=self._shutdown.deferred)
-        await self._close(server)
+            await self._close(server)
         log.info("Can exit now!")
         return self._exit_status
+
+    async def _live(self, services: asyncio.TaskGroup) -> StatusServer | None:
+        """Work, with everything beside it, until there is nothing left to wait for."""
+        self._stores.open()
+        self._apply_logging(self._config)
+        self._metrics.know(self._config.runners)
+        self._metrics.slot("started", self._config.concurrent)
+        server = await self._listen()
+        has_started = await self._until_forced(self._start())
+        self._shutdown.started()
+        if not has_started:
+            return server
+        loops = [
+            services.create_task(_keep_running(name, work), name=name)
+            for name, work in (
+                ("config", self._watcher.run),
+                ("heartbeat", self._beat),
+                ("progress", self._tell_progress),
+                ("reports", self._jobs.report_later),
+                ("rotation", self._rotation.run),
+                ("disk", self._disk.run),
+                ("mirrors", self._mirrors.run),
+                ("go stores", self._stores.run),
+                *self._control(),
+            )
+        ]
+        if self._shutdown.state is State.RUNNING:
+            self._notifier.ready()
+        await self._until_forced(self._work())
+        for loop in loops:
+            loop.cancel()
+        return server
+
+    async def _start(self) -> None:
+        await self._open_executors()
+        log.info("Configuration loaded", max_builds=self._config.concurrent)
+        self._metrics.configuration("loaded")
+        await self._rotation.catch_up()
+
+    async def _until_forced(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work, unless everything must be over before it is; False then."""
+        task = asyncio.ensure_future(work)
+        forced = asyncio.ensure_future(self._forced.wait())
+        await asyncio.wait((task, forced), return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.wait((task,))
+        log.error("Forceful shutdown not finished properly", error="shutdown timed out")
+        self._exit_status = 1
+        return False
 
     async def _close(self, server: StatusServer | None) -> None:
         await self._jobs.close()
@@ -249,17 +277,7 @@ class Daemon:
         for adoption in self._jobs.adoptable():
             self._scheduler.counters(adoption.lease.token).take_back(adoption.lease, adoption.project_id)
             adopted.append((adoption.runner, adoption.lease, adoption.work()))
-        work = asyncio.ensure_future(self._scheduler.run(adopted))
-        forced = asyncio.ensure_future(self._forced.wait())
-        await asyncio.wait((work, forced), return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait((work,))
-            log.error("Forceful shutdown not finished properly", error="shutdown timed out")
-            self._exit_status = 1
-            return
-        work.result()
+        await self._scheduler.run(adopted)
         if self._shutdown.state is State.ABORTING and self._jobs.unreported:
             self._exit_status = 1
         log.info("All workers stopped.")
@@ -283,6 +301,7 @@ class Daemon:
 
     async def _restart(self) -> None:
         """Execute again in place, unless the code that would run is broken: then this daemon goes on."""
+        await self._shutdown.was_started.wait()
         if self._shutdown.state is not State.RUNNING:
             return
         problem = await asyncio.to_thread(problem_of_new_code, _own_argv(self._options)[0])
@@ -294,7 +313,7 @@ class Daemon:
     async def _terminate(self) -> None:
         """Stop as SIGTERM wants it. On a host that shuts down nothing outlives the daemon: jobs are stopped and reported
         while there is time."""
-        if self._shutdown.state is State.RUNNING:
+        if self._shutdown.state in (State.STARTING, State.RUNNING):
             self._scheduler.drain()  # whatever comes of it, nothing more is asked for
             self._host_stops = await asyncio.to_thread(host_is_stopping)
         self._shutdown.receive(signal.SIGTERM)
@@ -302,6 +321,8 @@ class Daemon:
     def _hangup(self) -> None:
         if self._shutdown.state is State.RUNNING:
             self._notifier.reloading()
+            self._watcher.ask()
+        elif self._shutdown.state is State.STARTING:
             self._watcher.ask()
         elif self._shutdown.state is State.DRAINING:
             log.warning("stopping: the configuration is not loaded again")

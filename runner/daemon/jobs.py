@@ -231,7 +231,10 @@ class Jobs:
     # Jobs of an earlier daemon, and of this one once they broke
 
     def adoptable(self) -> list[Adoption]:
-        """Every job on disk, in the order in which their slots are taken: those that had none come last."""
+        """Every job on disk, in the order in which their slots are taken: those that had none come last. None when the
+        next process is to have them."""
+        if self._detaching:
+            return []
         found = [self._adoption(directory) for directory in self._store.directories()]
         found += [self._unfinished(directory) for directory in self._store.unfinished()]
         return [adoption for adoption in found if adoption is not None]

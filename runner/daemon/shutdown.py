@@ -17,6 +17,7 @@ from runner.daemon.restart import deliver_kept
 log = structlog.get_logger()
 
 SIGNAL_NAMES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt", signal.SIGQUIT: "quit"}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PROGRESS_PERIOD_S = 30.0
 
 
@@ -40,8 +41,8 @@ class ShutdownMode(enum.StrEnum):
 class Shutdown:
     """The state machine. Callbacks do the work: ``on_drain`` stops asking, ``on_abort`` stops every job for the named
     signal, ``on_detach`` lets go of all jobs, with patience or at once. ``force_exit`` is called for a stop signal while
-    aborting. ``stopping_since`` is the Unix time of the first of them. A stop signal that comes while the process is about
-    to execute itself again is for the new image, as ``deferred``.
+    aborting. ``was_started`` is set once start-up is over, ``stopping_since`` is the Unix time of the first stop signal.
+    One that comes while the process is about to execute itself again is for the new image, as ``deferred``.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Shutdown:
         self.drain_deadline: float | None = None
         self.aborting = asyncio.Event()
         self.stopping = asyncio.Event()
+        self.was_started = asyncio.Event()
         self.stopping_since: float | None = None
 
     def started(self) -> None:
         """Start-up is over."""
         if self.state is State.STARTING:
             self.state = State.RUNNING
+        self.was_started.set()
 
     def receive(self, number: signal.Signals) -> None:
         """React to a stop signal."""
@@ -161,18 +164,23 @@ class Shutdown:
             self.detach()
 
 
+def hold_signals() -> None:
+    """Leave signals for :func:`captured_signals`: none ends a process that is only just beginning. For a process of one
+    thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 @contextmanager
 def captured_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Route signals to the running loop, and put the former handlers back afterwards. Signals that a former image of this
-    process held back are delivered now."""
+    """Route signals to the running loop: those that were held back, here or by a former image of this process, at once.
+    Afterwards they mean nothing: the process is about to end, as it wants to."""
     loop = asyncio.get_running_loop()
-    former = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
-    deliver_kept(handlers)
+    deliver_kept(SIGNALS)
     try:
         yield
     finally:
-        for number, previous in former.items():
+        for number in handlers:
             loop.remove_signal_handler(number)
-            signal.signal(number, previous or signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)

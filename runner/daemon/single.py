@@ -18,7 +18,7 @@ from runner.daemon.connections import Connections
 from runner.daemon.counters import Lease, TokenCounters
 from runner.daemon.jobs import Jobs
 from runner.daemon.scheduler import Offer
-from runner.daemon.shutdown import SIGNAL_NAMES, captured_signals
+from runner.daemon.shutdown import SIGNAL_NAMES, captured_signals, hold_signals
 from runner.gocache.keeper import Keeper, budgets
 from runner.gocache.stores import Stores
 from runner.job.record import RecordStore
@@ -45,6 +45,7 @@ class SingleOptions:
 
 def run_single(options: SingleOptions) -> int:
     """Run jobs until a limit or a signal; the exit status."""
+    hold_signals()
     log.info(f"Starting runner for {options.runner.url} with token {options.runner.short_token} ...")
     return asyncio.run(_Single(options).serve())
 
@@ -76,21 +77,21 @@ class _Single:
 
     async def serve(self) -> int:
         """Ask and run, one job at a time."""
-        self._store.open()
-        self._stores.open()
-        await self._jobs.open()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: lambda: self._abort(signal.SIGTERM),
             signal.SIGINT: lambda: self._abort(signal.SIGINT),
             signal.SIGQUIT: self._quit,
         }
-        try:
-            with captured_signals(handlers):
+        with captured_signals(handlers):
+            self._store.open()
+            try:
+                self._stores.open()
+                await self._jobs.open()
                 await self._loop()
-        finally:
-            await self._jobs.close()
-            await self._connections.close()
-            self._store.close()
+            finally:
+                await self._jobs.close()
+                await self._connections.close()
+                self._store.close()
         return 0
 
     async def _loop(self) -> None:

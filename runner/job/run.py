@@ -201,6 +201,7 @@ class JobRun:
         """See the class."""
         decided = self.record.outcome or await self._decide()
         if decided is None:
+            self._steps.settle()
             await self._environment.detach()
             return None
         self.outcome = decided.outcome

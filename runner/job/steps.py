@@ -65,9 +65,7 @@ class Steps:
 
     def begin(self, name: str, *, replayable: bool, script: bool = False, within: str = "") -> Step:
         """Take a step. ``replayable``: taken again it writes the same bytes. ``within`` names the step it is a part of."""
-        if self._record.adopted and not self._settled:
-            self._settled = True
-            self._record.journal.append(Note(name=SETTLED, value=str(self._clock_ns())))
+        self.settle()
         if self._open is not None and self._open.step == name:
             return self._begin_again(self._open, replayable=replayable)
         if self._open is not None:
@@ -81,6 +79,12 @@ class Steps:
         step = Step(name=name, at_ns=self._clock_ns(), run=run)
         self._record.journal.append(StepStarted(step=name, at_ns=step.at_ns, log=self._log.state(), run=run, within=within))
         return step
+
+    def settle(self) -> None:
+        """Taking the job over did not break this process."""
+        if self._record.adopted and not self._settled:
+            self._settled = True
+            self._record.journal.append(Note(name=SETTLED, value=str(self._clock_ns())))
 
     def _begin_again(self, fact: StepStarted, *, replayable: bool) -> Step:
         self._open = None

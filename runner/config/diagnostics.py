@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,5 +34,7 @@ class Diagnostic:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint at the known word that is most like this one; empty when none is."""
+    import difflib  # for files that have a mistake
+
     found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.7)
     return f'did you mean "{found[0]}"?' if found else ""

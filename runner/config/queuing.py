@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import zoneinfo
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from runner.config.cache import Reader
@@ -43,12 +42,12 @@ def _problem(limit: QueuingLimit) -> tuple[str, str] | None:
     """The key that cannot be used, and why."""
     for period in limit.periods:
         try:
-            _matches(period, datetime.now(zoneinfo.ZoneInfo("UTC")))
+            _matches(period, datetime.now(UTC))
         except ValueError as error:
             return "periods", f"{period!r} is no time ({PERIODS}): {error}"
     try:
         _zone(limit.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         return "timezone", f"there is no time zone {limit.timezone!r}"
     try:
         re.compile(limit.jobs_running_for_project)
@@ -67,9 +66,13 @@ def is_exceeded(limits: Sequence[QueuingLimit], *, waited_s: float, project_jobs
     return False
 
 
-def _zone(name: str) -> zoneinfo.ZoneInfo | None:
-    """None stands for the zone of this host."""
-    return None if name in ("", "Local") else zoneinfo.ZoneInfo(name)
+def _zone(name: str) -> tzinfo | None:
+    """None stands for the zone of this host. Raises :class:`KeyError` and the like for a zone that does not exist."""
+    if name in ("", "Local"):
+        return None
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
 
 
 def _matches(period: str, local: datetime) -> bool:

@@ -97,12 +97,25 @@ def _renderer(form: str, *, colours: bool) -> Callable[[Any, str, MutableMapping
     return render
 
 
+def printable(text: str, *, newline: str = "\\n") -> str:
+    """A text without what a terminal would act on: much of what is shown comes from elsewhere."""
+    if text.isprintable():
+        return text
+    return newline.join("".join(one if one.isprintable() else ascii(one)[1:-1] for one in line) for line in text.split("\n"))
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of lines: those behind the first stand to the right, so that none can be taken for one of ours."""
+    return printable(text, newline="\n\t")
+
+
 def _as_runner(level: str, message: str, fields: Mapping[str, Any], *, colours: bool) -> str:
     prefix = PREFIXES.get(level, "")
     colour = COLOURS.get(level, "") if colours else ""
     reset = RESET if colours else ""
-    line = f"{colour}{prefix}{message:<{WIDTH - len(prefix)}}{reset} "
-    return line + "".join(f" {colour}{key}{reset}={_shown(value)}" for key, value in fields.items())
+    shown = printable_lines(message)
+    line = f"{colour}{prefix}{shown:<{WIDTH - len(prefix)}}{reset} "
+    return line + "".join(f" {colour}{key}{reset}={printable_lines(_shown(value))}" for key, value in fields.items())
 
 
 def _as_text(level: str, message: str, fields: Mapping[str, Any]) -> str:

@@ -106,6 +106,15 @@ def info_of(runner: RunnerConfig) -> dict[str, Any]:
     return runner_info(KINDS.get(runner.executor), shell=runner.shell, labels=runner.labels)
 
 
+def check_writable(path: Path) -> None:
+    """End the command where what it is about to do could not be saved; a missing file has nothing to lose."""
+    from runner.config.edit import why_not_writable
+
+    reason = why_not_writable(path) if path.exists() else ""
+    if reason:
+        fail(f"the configuration could not be saved: {reason}")
+
+
 def fail(text: str) -> NoReturn:
     """End the command with a message and status 1."""
     raise click.ClickException(text)

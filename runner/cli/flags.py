@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from executors.registry import KINDS
 from runner.config.duration import format_duration, parse_duration
-from runner.config.schema import INNER_TABLES, RUNNER, SUB_TABLES, Key, Type
+from runner.config.schema import INNER_TABLES, OPEN_TABLES, RUNNER, SUB_TABLES, Key, Type
 from runner.config.tables import table_keys
 
 _EXECUTORS = {kind.table: table_keys(kind) for kind in KINDS.values() if kind.table is not None}
@@ -137,6 +137,18 @@ def runner_values(parameters: dict[str, Any]) -> dict[str, Any]:
                     inner = inner.setdefault(name, {})
                 inner[key.name] = _value(key, given)
     return values
+
+
+def spelled(values: Mapping[str, Any], table: str = "") -> dict[str, Any]:
+    """Values of a file by the names of the schema: a file may spell them in any case. Unknown names stay."""
+    inside = f"{table}." if table else ""
+    tables = [name.removeprefix(inside) for name in (*_TABLES, *OPEN_TABLES) if name.startswith(inside)]
+    names = {name.lower(): name for name in (*tables, *(key.name for key in _TABLES.get(table, ())))}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        known = names.get(name.lower(), name)
+        found[known] = spelled(value, f"{inside}{known}") if isinstance(value, dict) else value
+    return found
 
 
 def _value(key: Key, given: Any) -> Any:

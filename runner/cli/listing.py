@@ -11,6 +11,7 @@ import structlog
 from executors.registry import KINDS
 from runner.cli.context import begin, masked, system_id
 from runner.config.load import load
+from runner.logs import printable
 
 log = structlog.get_logger()
 
@@ -48,5 +49,6 @@ def command(ctx: click.Context, *, config: str | None, as_json: bool, show_token
         click.echo(json.dumps(rows, indent=2))
         return 0
     for row in rows:
-        click.echo(f"{row['name']:<50} Executor={row['executor']} Token={row['token']} URL={row['url']}")
+        line = f"{row['name']:<50} Executor={row['executor']} Token={row['token']} URL={row['url']}"
+        click.echo(printable(line))
     return 0

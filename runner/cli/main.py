@@ -7,10 +7,11 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from runner.errors import RunnerError
 from runner.identity import NAME, REVISION, VERSION, architecture, os_name
 
 COMMANDS = {
@@ -83,7 +84,7 @@ def version_text() -> str:
         "Python version": platform.python_version(),
         "OS/Arch": f"{os_name()}/{architecture()}",
     }
-    return "\n".join(f"{key + ':':<14} {value}" for key, value in rows.items())
+    return "\n".join(f"{key + ':':<15} {value}" for key, value in rows.items())
 
 
 def arranged(argv: Sequence[str]) -> list[str]:
@@ -125,12 +126,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         result: Any = cli.main(args=words, prog_name=NAME, standalone_mode=False)
     except click.UsageError as error:
-        click.echo(f"FATAL: {error.format_message()}", err=True)
+        _say(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"FATAL: {error.format_message()}", err=True)
+        _say(error.format_message())
         sys.exit(1)
     except click.Abort:
         click.echo("FATAL: RECEIVED SIGNAL: interrupt", err=True)
         sys.exit(1)
+    except BrokenPipeError:
+        _leave_pipe()
+    except (OSError, RunnerError) as error:
+        _say(str(error))
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _say(text: str) -> None:
+    from runner.logs import printable_lines
+
+    click.echo(f"FATAL: {printable_lines(text)}", err=True)
+
+
+def _leave_pipe() -> NoReturn:
+    """Whoever read what this command prints has had enough of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+    sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -12,13 +13,17 @@ import structlog
 
 from executors.registry import KINDS
 from runner.cli.context import ask, begin, fail, info_of, read_config, system_id
-from runner.cli.flags import runner_options, runner_values
+from runner.cli.flags import runner_options, runner_values, spelled
+from runner.config.diagnostics import Severity
+from runner.config.edit import append_runner, runner_text, set_runner_values, why_not_writable
+from runner.config.load import parse
 from runner.config.model import Config, RunnerConfig
 from runner.config.schema import LATER_EXECUTORS, OPEN_TABLES, REFUSED_EXECUTORS
 from runner.config.tables import table_keys
 from runner.coordinator.info import runner_info
 from runner.coordinator.registration import CallResult, Credentials, is_created_token, unregister, verify
 from runner.coordinator.registration import register as register_call
+from runner.urls import is_same_server
 
 log = structlog.get_logger()
 
@@ -80,6 +85,7 @@ class _Registration:
         self._find_token()
         self._check_reserved()
         self._check_duplicate()
+        self._check_values()
         undo = self._register()
         try:
             self._find_executor()
@@ -174,16 +180,24 @@ class _Registration:
         except (OSError, ValueError) as error:
             fail(f"{TEMPLATE_ERROR}: couldn't load configuration template file: {error}")
         runners: Any = next((value for key, value in document.items() if key.lower() == "runners"), [])
-        if not isinstance(runners, list) or len(runners) != 1:
+        if not isinstance(runners, list) or len(runners) != 1 or not isinstance(runners[0], dict):
             fail(f"{TEMPLATE_ERROR}: configuration template must contain exactly one [[runners]] entry")
-        _fill(self._values, {key: value for key, value in runners[0].items() if key not in ("token", "name")})
+        _fill(self._values, {key: value for key, value in spelled(runners[0]).items() if key not in ("token", "name")})
 
     def _check_writable(self) -> None:
-        from runner.config.edit import why_not_writable
-
         reason = why_not_writable(self._path)
         if reason:
             fail(f"the configuration could not be saved: {reason}")
+
+    def _check_values(self) -> None:
+        """Refuse what would make an entry that cannot be used, while GitLab knows nothing of it yet."""
+        executor = self._values.get("executor", "")
+        values = {**self._values, "token": "to-come", "executor": executor if executor in KINDS else "shell"}
+        for found in parse(runner_text(values).encode(), self._path, environ=os.environ, executors=KINDS).diagnostics:
+            if found.severity is Severity.ERROR:
+                fail(f"the runner could not be used: {found.text}")
+            if found.code in ("unknown-key", "unknown-shell", "coerced-type"):
+                log.warning(f"{found.text}{f' ({found.hint})' if found.hint else ''}")
 
     def _check_reserved(self) -> None:
         """Options that only GitLab decides over for a created runner."""
@@ -206,7 +220,7 @@ class _Registration:
 
     def _check_duplicate(self) -> None:
         token, url = self._values.get("token", ""), self._values["url"]
-        known = [runner for runner in self._config.runners if token and (runner.url, runner.token) == (url, token)]
+        known = [one for one in self._config.runners if token and one.token == token and is_same_server(one.url, url)]
         if not known or self._given["allow_duplicate"] or self._given["replace"]:
             return
         text = f"a runner with this token is configured already ({known[0].name!r}, line {known[0].line})"
@@ -313,15 +327,13 @@ class _Registration:
     # The file
 
     def _save(self) -> None:
-        from runner.config.edit import append_runner, set_runner_values
-
         first = ("name", "url", "id", "token", "token_obtained_at", "token_expires_at", "executor")
         ordered = {key: self._values[key] for key in first if key in self._values}
         others = OPEN_TABLES - {"go", KINDS[ordered["executor"]].table}
         ordered |= {key: value for key, value in self._values.items() if key not in ordered and key not in others}
         token, url = ordered["token"], ordered["url"]
         for index, runner in enumerate(self._config.runners if self._given["replace"] else ()):
-            if (runner.url, runner.token) == (url, token):
+            if runner.token == token and is_same_server(runner.url, url):
                 set_runner_values(self._path, index, ordered)
                 return
         append_runner(self._path, ordered)

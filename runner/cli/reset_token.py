@@ -53,9 +53,9 @@ def command(
 
 
 def _reset(path: Path, index: int, runner: RunnerConfig, pat: str | None) -> bool:
-    from runner.config.edit import store_token, why_not_writable
+    from runner.config.edit import store_token, why_token_not_writable
 
-    reason = why_not_writable(path)
+    reason = why_token_not_writable(path, runner.pyrunner.token_file)
     if reason:
         fail(f"the new token could not be saved: {reason}")
     if pat:

@@ -16,6 +16,7 @@ import click
 from runner.cli.context import fail
 from runner.cli.daemon import EXIT_NOT_RUNNING, control_path
 from runner.config.size import format_size
+from runner.logs import printable
 from runner.ops.control_client import ControlClient, ControlError, NotRunning
 
 WATCH_S = 2.0
@@ -158,11 +159,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def printable(line: str) -> str:
-    """A line without what a terminal would act on: names come from the server."""
-    return "".join(one if one.isprintable() else "?" for one in line)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import structlog
 
-from runner.cli.context import ask, begin, fail, read_config, system_id
+from runner.cli.context import ask, begin, check_writable, fail, read_config, system_id
 from runner.config.model import RunnerConfig
 from runner.coordinator.registration import is_created_token, unregister
 
@@ -19,7 +19,7 @@ FAILED = "failed to unregister runner"
 @click.option("-c", "--config", help="Configuration file")
 @click.option("-n", "--name", help="Name of the runner")
 @click.option("-t", "--token", envvar="CI_SERVER_TOKEN", help="Token of the runner")
-@click.option("-u", "--url", envvar="CI_SERVER_URL", help="URL of the runner")
+@click.option("-u", "--url", envvar="CI_SERVER_URL", help="For compatibility: name and token choose the runner")
 @click.option("--all-runners", is_flag=True, help="All runners of the file")
 @click.pass_context
 def command(
@@ -28,11 +28,17 @@ def command(
     """Remove a runner from GitLab and from the configuration."""
     location = begin(ctx, config)
     found = read_config(location.path)
+    check_writable(location.path)
     own_id = system_id(location.path)
     if all_runners:
         log.warning("Unregistering all runners")
-        gone = [index for index, runner in enumerate(found.runners) if _remove(runner, location.path, own_id)]
-        _save(location.path, gone)
+        gone: list[int] = []
+        try:
+            for index, runner in enumerate(found.runners):
+                if _remove(runner, location.path, own_id):
+                    gone.append(index)
+        finally:  # whatever ends this, GitLab does not know these any more
+            _save(location.path, gone)
         return 0
     if not name and not token:
         fail(f"{FAILED}: mutate config: unregister runner: at least one of --name or --token must be specified")
@@ -51,7 +57,6 @@ def _matches(runner: RunnerConfig, name: str | None, token: str | None) -> bool:
 
 
 def _remove(runner: RunnerConfig, path: Path, own_id: str) -> bool:
-
     result = ask(runner, path, lambda http: unregister(http, runner.token, own_id))
     what = "runner manager" if is_created_token(runner.token) else "runner"
     facts = {"runner": runner.short_token}
@@ -65,7 +70,6 @@ def _remove(runner: RunnerConfig, path: Path, own_id: str) -> bool:
 
 
 def _save(path: Path, indexes: list[int]) -> None:
-
     from runner.config.edit import remove_runners
 
     if indexes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 import structlog
 
-from runner.cli.context import ask, begin, fail, info_of, read_config, system_id
+from runner.cli.context import ask, begin, check_writable, fail, info_of, read_config, system_id
 from runner.config.model import RunnerConfig
 from runner.coordinator.registration import CallResult, is_created_token
+from runner.logs import printable
 
 log = structlog.get_logger()
 
@@ -38,6 +39,8 @@ def command(
     chosen = [index for index, runner in enumerate(found.runners) if _is_chosen(runner, name, url, token)]
     if not chosen and (name or token or url):
         fail("mutate config: no runner matches the filtering parameters")
+    if delete:
+        check_writable(location.path)
     own_id = system_id(location.path)
     gone: list[int] = []
     not_asked = 0
@@ -78,7 +81,8 @@ def _say(runner: RunnerConfig, result: CallResult) -> None:
     facts = {"runner": runner.short_token, "runner_name": runner.name}
     if result.ok:
         word = "valid" if is_created_token(runner.token) else "alive"
-        click.echo(f"Verifying runner... is {word}  runner={runner.short_token} runner_name={runner.name}")
+        name = printable(runner.name)
+        click.echo(f"Verifying runner... is {word}  runner={printable(runner.short_token)} runner_name={name}")
     elif result.refused:
         word = "not valid" if is_created_token(runner.token) else "removed"
         log.error(f"Verifying runner... is {word}", status=result.text, **facts)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,24 @@ from runner.errors import ConfigInvalid
 
 _RUNNERS = re.compile(r"^\s*\[\[\s*runners\s*\]\]", re.IGNORECASE)
 _TABLE = re.compile(r"^\s*\[")
+# Why a file may not be replaceable and yet be writable: a mount of its own, a directory of somebody else's.
+_IN_PLACE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 NEW_FILE = "concurrent = 1\n"
 
 
 def why_not_writable(path: Path) -> str:
     """Why the file could not be saved; empty when it could."""
+    if path.exists() and not path.is_file():
+        return f"{path}: not a regular file"
     place = path if path.exists() else _nearest(path.parent)
     if os.access(place, os.W_OK):
         return ""
     return f"{place}: permission denied"
+
+
+def why_token_not_writable(path: Path, token_file: str) -> str:
+    """The same of all that :func:`store_token` writes."""
+    return why_not_writable(path) or (why_not_writable(Path(os.path.expandvars(token_file))) if token_file else "")
 
 
 def _nearest(directory: Path) -> Path:
@@ -36,7 +48,14 @@ def append_runner(path: Path, values: Mapping[str, Any]) -> None:
     text = _read(path) if path.exists() else NEW_FILE
     if text and not text.endswith("\n"):
         text += "\n"
-    save(path, f"{text}\n{runner_text(values)}")
+    text = f"{text}\n{runner_text(values)}"
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(
+            f"saving the file: {path}: an entry cannot be added, write runners as [[runners]]: {error}"
+        ) from error
+    save(path, text)
 
 
 def runner_text(values: Mapping[str, Any]) -> str:
@@ -64,16 +83,55 @@ def _table_lines(name: str, values: Mapping[str, Any], indent: str) -> list[str]
 
 
 def remove_runners(path: Path, indexes: Sequence[int]) -> None:
-    """Take entries out, with the comments that stand right above them; the former file stays as ``.bak``."""
+    """Take entries out, with the comments that stand right above them; the former file stays as ``.bak`` where it can."""
     text = _read(path)
+    wanted = _without(tomllib.loads(text), indexes)
+    left = _without_lines(text, indexes)
+    if left is None or tomllib.loads(left) != wanted:
+        left = _without_entries(text, indexes)
+    with contextlib.suppress(OSError):
+        _write_new(path.with_name(path.name + ".bak"), text.encode(), 0o600)
+    save(path, left)
+
+
+def _runners_key(document: Iterable[str]) -> str:
+    return next(key for key in document if key.lower() == "runners")
+
+
+def _without(document: dict[str, Any], indexes: Sequence[int]) -> dict[str, Any]:
+    key = _runners_key(document)
+    left = [runner for index, runner in enumerate(document.pop(key)) if index not in indexes]
+    return {**document, key: left} if left else document
+
+
+def _without_lines(text: str, indexes: Sequence[int]) -> str | None:
+    """The text without the lines of entries; None where their headers are not found. It may be wrong: a text in the file
+    can look like a header."""
     lines = text.splitlines(keepends=True)
     starts = [number for number, line in enumerate(lines) if _RUNNERS.match(line)]
-    spans = [_span(lines, starts, index) for index in sorted(indexes, reverse=True)]
-    for begin, end in spans:
+    if max(indexes) >= len(starts):
+        return None
+    for begin, end in [_span(lines, starts, index) for index in sorted(indexes, reverse=True)]:
         del lines[begin:end]
-    backup = path.with_name(path.name + ".bak")
-    _write_new(backup, text.encode(), 0o600)
-    save(path, "".join(lines))
+    try:
+        tomllib.loads("".join(lines))
+    except tomllib.TOMLDecodeError:
+        return None
+    return "".join(lines)
+
+
+def _without_entries(text: str, indexes: Sequence[int]) -> str:
+    """The same by the meaning of the text; a comment above an entry may stay."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    key = _runners_key(document)
+    runners: Any = document[key]
+    for index in sorted(indexes, reverse=True):
+        del runners[index]
+    if not runners:
+        del document[key]
+    return tomlkit.dumps(document)
 
 
 def _span(lines: list[str], starts: list[int], index: int) -> tuple[int, int]:
@@ -101,7 +159,7 @@ def set_runner_values(path: Path, index: int, values: Mapping[str, Any]) -> None
     import tomlkit
 
     document = tomlkit.parse(_read(path))
-    runners = document[next(key for key in document if key.lower() == "runners")]
+    runners: Any = document[_runners_key(document)]
     entry = runners[index]
     for key, value in values.items():
         name = next((known for known in entry if known.lower() == key.lower()), None)
@@ -129,15 +187,20 @@ def store_token(path: Path, index: int, token_file: str, values: Mapping[str, An
 
 
 def save(path: Path, text: str) -> None:
-    """Replace the file at once; owner and mode stay. A single-file mount is rewritten in place."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Replace the file at once; owner and mode stay. A single-file mount, and a file whose directory takes no others, is
+    rewritten in place. Raises :class:`ConfigInvalid` when the file cannot be saved."""
     raw = text.encode()
     target = path.resolve()
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = target.stat()
         mode = about.st_mode & 0o777
     except FileNotFoundError:
         about, mode = None, 0o600
+    except OSError as error:
+        raise ConfigInvalid(f"saving the file: {path}: {error.strerror}") from error
+    if about is not None and not stat.S_ISREG(about.st_mode):
+        raise ConfigInvalid(f"saving the file: {path}: not a regular file")
     new = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
         _write_new(new, raw, mode)
@@ -145,10 +208,14 @@ def save(path: Path, text: str) -> None:
             os.chown(new, about.st_uid, about.st_gid)
         new.replace(target)
     except OSError as error:
-        new.unlink(missing_ok=True)
-        if error.errno not in (errno.EBUSY, errno.EXDEV):
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        if about is None or error.errno not in _IN_PLACE:
             raise ConfigInvalid(f"saving the file: {path}: {error.strerror}") from error
-        _rewrite(target, raw)
+        try:
+            _rewrite(target, raw)
+        except OSError as again:
+            raise ConfigInvalid(f"saving the file: {path}: {again.strerror}") from again
 
 
 def _write_new(path: Path, raw: bytes, mode: int) -> None:

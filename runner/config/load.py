@@ -15,6 +15,7 @@ from typing import Any
 from executors.registry import Kind
 from runner.config import schema
 from runner.config.cache import cache
+from runner.config.checks import check_executor, check_labels, check_token, check_url
 from runner.config.diagnostics import Diagnostic, Severity, did_you_mean
 from runner.config.duration import parse_duration
 from runner.config.go import go
@@ -35,9 +36,6 @@ from runner.config.size import parse_size
 from runner.config.tables import executor_table
 
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
-_LABEL_KEY = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{2,64}")
-_LABEL_VALUE = re.compile(r"[a-zA-Z0-9._-]{1,256}")
-MAX_LABELS = 32
 _POSITION = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 
@@ -242,11 +240,11 @@ class _Reader:
         url, token, references = self._identity(values, own, place)
         executor = values.get("executor", "")
         merged = {**labels, **values.get("labels", {})}
-        self._check_executor(executor, values.get("name", ""), place)
+        check_executor(self, self.executors, values, place)
         tables = {name: values[name] for name in schema.OPEN_TABLES if name in values}
         if executor in self.executors:
             tables |= executor_table(self, self.executors[executor], tables, place)
-        self._check_labels(merged, place)
+        check_labels(self, merged, place)
         stores = go(self, values.get("go"), place)
         errors = [one for one in self.found if one.severity is Severity.ERROR][before:]
         return RunnerConfig(
@@ -296,8 +294,12 @@ class _Reader:
             token = self._token_from(own.token_file, place)
         if not url:
             self.fail("missing-url", f'runner "{values.get("name", "")}" has no url', *place)
+        else:
+            check_url(self, url, *place, "url")
         if not token.strip():
             self.warn("missing-token", f'runner "{values.get("name", "")}" has no token and is never asked', *place)
+        else:
+            check_token(self, token, values.get("name", ""), *place, "token")
         if url.rstrip("/").endswith("/ci"):
             self.warn("legacy-ci-suffix", "the suffix /ci of the url is not needed any more", *place, "url")
         return url, token, frozenset(references)
@@ -315,30 +317,10 @@ class _Reader:
     def _token_from(self, path: str, place: tuple[str | int, ...]) -> str:
         try:
             return Path(self._expanded(path, set(), place)).read_text().strip()
-        except OSError as error:
-            self.fail("unreadable-token-file", f"cannot read token_file {path}: {error.strerror}", *place, "pyrunner")
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            self.fail("unreadable-token-file", f"cannot read token_file {path}: {why}", *place, "pyrunner")
             return ""
-
-    def _check_executor(self, executor: str, name: str, place: tuple[str | int, ...]) -> None:
-        if executor in self.executors:
-            return
-        supported = ", ".join(self.executors)
-        who = f'runner "{name}": executor "{executor}"'
-        if executor in schema.REFUSED_EXECUTORS or executor in schema.LATER_EXECUTORS:
-            text = f"{who} is not supported (the runner is disabled, others go on)"
-            self.fail("unsupported-executor", text, *place, "executor", hint=f"supported: {supported}")
-        elif not executor:
-            self.fail("unknown-executor", f'runner "{name}" has no executor', *place, hint=f"supported: {supported}")
-        else:
-            hint = did_you_mean(executor, self.executors) or f"supported: {supported}"
-            self.fail("unknown-executor", f"{who} is not known", *place, "executor", hint=hint)
-
-    def _check_labels(self, labels: Mapping[str, str], place: tuple[str | int, ...]) -> None:
-        if len(labels) > MAX_LABELS:
-            self.fail("bad-label", f"more than {MAX_LABELS} labels", *place, "labels")
-        for key, value in labels.items():
-            if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-                self.fail("bad-label", f"label {key!r} cannot be used", *place, "labels", key)
 
     def _sub(self, values: Mapping[str, Any], name: str, place: tuple[str | int, ...]) -> dict[str, Any]:
         raw = values.get(name, {})

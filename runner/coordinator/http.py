@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
 import random
+import socket
 import ssl
 import time
 import uuid
@@ -18,10 +20,11 @@ import msgspec
 import structlog
 from yarl import URL
 
-from runner.coordinator.response import JSON, NO_ANSWER, NO_CLIENT, Response, safe_url
+from runner.coordinator.response import JSON, NO_ANSWER, NO_CLIENT, Response
 from runner.coordinator.tls import TlsFiles, make_context
 from runner.errors import CoordinatorError
 from runner.identity import user_agent
+from runner.urls import root_path, safe_url, server_url
 
 log = structlog.get_logger()
 
@@ -95,11 +98,8 @@ class JsonAnswer:
 
 def base_url(url: str) -> str:
     """``url`` of the configuration as the root of all endpoints. Raises :class:`CoordinatorError`."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CoordinatorError(f"only http and https URLs with a host can be used, not {safe_url(url)!r}")
-    path = parts.path.rstrip("/").removesuffix("/ci")
-    return urlunsplit((parts.scheme, parts.netloc, f"{path.rstrip('/')}/api/v4/", "", ""))
+    parts = server_url(url)
+    return urlunsplit((parts.scheme, parts.netloc, f"{root_path(parts)}/api/v4/", "", ""))
 
 
 class HttpClient:
@@ -126,6 +126,11 @@ class HttpClient:
     def tls(self) -> TlsFiles:
         """The files that this client uses."""
         return self._tls
+
+    @property
+    def base(self) -> str:
+        """The root of all endpoints. Raises :class:`CoordinatorError`."""
+        return base_url(self._url)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -345,8 +350,23 @@ def _wait_s(attempt: int, headers: Mapping[str, str]) -> float:
 
 
 def _describe_error(error: BaseException) -> str:
-    text = str(error)
-    return text or type(error).__name__
+    """Why there is no answer, for a person."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+            return f"{error.host}:{error.port}: certificate verify failed: {why}"
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {error.host}:{error.port}: {_cause(error.os_error)}"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _cause(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS there: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if error.errno is None or error.errno <= 0 or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _ssl_object(answer: aiohttp.ClientResponse) -> ssl.SSLObject | None:

@@ -69,7 +69,10 @@ async def verify(http: HttpClient, token: str, system_id: str, info: Mapping[str
     if answer.status == NO_ANSWER and answer.response is not None and answer.response.status == 200:
         raw = msgspec.json.encode(body)
         response = await http.request("POST", "runners/verify", headers=headers, body=raw)
-        return CallResult(status=response.status, ok=response.status == 200)
+        # A page for people is no answer of any server: a portal, or a proxy that wants somebody to sign in.
+        is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
+        ok = response.status == 200 and not is_page
+        return CallResult(status=response.status, ok=ok, text="" if ok else answer.text)
     return _result(answer, 200)
 
 
@@ -80,7 +83,8 @@ async def unregister(http: HttpClient, token: str, system_id: str) -> CallResult
     else:
         path, body = "runners", {"token": token}
     response = await http.request("DELETE", path, headers={"RUNNER-TOKEN": token}, body=msgspec.json.encode(body))
-    return CallResult(status=response.status, ok=response.status == 204, text=response.reason)
+    text = response.failure("DELETE", f"{http.base}{path}") if response.status >= 0 else response.reason
+    return CallResult(status=response.status, ok=response.status == 204, text=text)
 
 
 def token_values(credentials: Credentials) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+
+from runner.urls import safe_url
 
 NO_ANSWER = -1
 NO_CLIENT = -100
@@ -63,13 +64,6 @@ class Response:
         if isinstance(message, dict) and all(isinstance(value, list) for value in message.values()):
             return ", ".join(f"{key}: {'; '.join(map(str, value))}" for key, value in message.items())
         return ""
-
-
-def safe_url(url: str) -> str:
-    """A URL without credentials and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _store_message(body: bytes) -> str:

@@ -7,11 +7,11 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 
 from runner.errors import CoordinatorError
+from runner.urls import server_url
 
 log = structlog.get_logger()
 
@@ -42,7 +42,10 @@ class TlsData:
 
 def find_files(url: str, *, ca: str, cert: str, key: str, config_dir: Path) -> TlsFiles:
     """The configured files, or those of the certificate directories that carry the host's name."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = server_url(url).hostname or ""
+    except CoordinatorError:
+        return TlsFiles(ca=ca)  # nothing can be asked there, and whoever tries is told why
     directories = (config_dir / "certs", *CERTIFICATE_DIRS)
     found = TlsFiles(
         ca=ca or _first(directories, f"{host}.crt"),

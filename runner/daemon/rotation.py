@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from runner.config.edit import store_token, why_not_writable
+from runner.config.edit import store_token, why_token_not_writable
 from runner.config.model import Config, RunnerConfig
 from runner.coordinator.registration import CallResult, token_values
 from runner.daemon.reload import ConfigFile
@@ -135,7 +135,7 @@ class Rotation:
             self._find(runner)
         except (OSError, RunnerError) as error:
             return str(error)
-        return why_not_writable(self._file.path)
+        return why_token_not_writable(self._file.path, runner.pyrunner.token_file)
 
     def _put_off(self, runner: RunnerConfig) -> None:
         before = self._refusals.get(runner.token)

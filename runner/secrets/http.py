@@ -14,9 +14,9 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from runner.coordinator.response import safe_url
 from runner.errors import ProviderFailed, SecretError, SecretRefused
 from runner.identity import user_agent
+from runner.urls import safe_url
 
 TRIES = 3
 PAUSE_S = 1.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from runner.config.duration import format_duration, parse_duration
 from runner.config.load import Loaded, load, parse
 from runner.config.model import DaemonSettings, runner_from_json, runner_to_json
 from runner.config.system_id import PATTERN, load_system_id
+from runner.errors import ConfigInvalid
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = '[[runners]]\nname = "a"\nurl = "https://gitlab.example"\ntoken = "glrt-x"\nexecutor = "shell"\n'
@@ -162,6 +166,82 @@ def test_removing_an_entry_takes_its_comment_and_nothing_else(path: Path) -> Non
     backup = path.with_name("config.toml.bak")
     assert backup.read_text() == CONFIG
     assert backup.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'runners = [{ name = "one" }, { name = "two" }, { name = "three" }]\n',
+        '[["runners"]]\nname = "one"\n[["runners"]]\nname = "two"\n[[runners]]\nname = "three"\n',
+        (
+            '[[runners]]\nname = "one"\npre_build_script = """\n[[runners]]\n"""\n'
+            '[[runners]]\nname = "two"\n[[runners]]\nname = "three"\n'
+        ),
+    ],
+    ids=["in a line", "quoted", "a text that looks like a header"],
+)
+def test_the_entry_that_is_removed_is_the_one_that_was_meant(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    edit.remove_runners(path, [1])
+    assert [runner["name"] for runner in tomllib.loads(path.read_text())["runners"]] == ["one", "three"]
+    edit.remove_runners(path, [0, 1])
+    assert tomllib.loads(path.read_text()) == {}
+
+
+def test_an_entry_that_would_break_the_file_is_not_added(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("runners = []\n")
+    with pytest.raises(ConfigInvalid, match="write runners as"):
+        edit.append_runner(path, {"name": "x"})
+    assert path.read_text() == "runners = []\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_file_in_a_directory_of_somebody_else_is_written_in_place() -> None:
+    nobody = 65534
+
+    def save_as_nobody(path: Path) -> None:
+        ctypes.CDLL(None).setfsuid(nobody)  # counts for this thread
+        edit.save(path, "concurrent = 2\n")
+
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(1) as other:
+        path = Path(directory, "config.toml")
+        path.write_text(CONFIG)
+        os.chown(path, nobody, nobody)
+        path.parent.chmod(0o755)
+        other.submit(save_as_nobody, path).result()
+        assert path.read_text() == "concurrent = 2\n"
+        with pytest.raises(ConfigInvalid, match="Permission denied"):
+            other.submit(save_as_nobody, path.with_name("other.toml")).result()
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "config.toml"
+    os.mkfifo(pipe)
+    assert edit.why_not_writable(pipe) == f"{pipe}: not a regular file"
+    with pytest.raises(ConfigInvalid, match="not a regular file"):
+        edit.save(pipe, "")
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('url = "http://[::1"', "bad-url"),
+        ('url = "gitlab.example.com"', "bad-url"),
+        ('url = "https://host:99999/"', "bad-url"),
+        ('token = "glrt-x "', "odd-token"),
+        ('shell = "fish"', "unknown-shell"),
+    ],
+)
+def test_what_cannot_work_is_warned_of_and_disables_nothing(line: str, code: str) -> None:
+    key = line.partition(" ")[0]
+    usual = [text for text in ('url = "http://x"', 'token = "glrt-x"') if not text.startswith(key)]
+    found = read("\n".join(["[[runners]]", 'name = "a"', 'executor = "shell"', *usual, line]))
+    assert found.config is not None
+    assert found.config.runners[0].disabled is None
+    assert [(one.code, one.line) for one in found.diagnostics] == [(code, 4 + len(usual))]
 
 
 def test_changing_a_value_leaves_the_rest_as_it_is(path: Path) -> None:

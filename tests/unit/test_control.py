@@ -219,7 +219,7 @@ def test_status_for_people_shows_what_is_wrong_and_nothing_a_terminal_would_act_
         "FULL, no jobs are requested (min_free 1.0 GiB)",
         "1.0 MiB free at /state",
         "volumes: 1.0 MiB of 2.0 MiB, 3 removed",
-        "lab?[2J",
+        r"lab\x1b[2J",
         "unhealthy until",
         "1 of 2",
         "forbidden (403)",

@@ -72,6 +72,14 @@ def account(name: str | None) -> Account:
     )
 
 
+def owner_name(uid: int) -> str:
+    """The name of an account, its id where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def job_environment(
     user: Account, environ: Mapping[str, str], *, pass_env: Iterable[str], hidden: Iterable[str]
 ) -> dict[str, str]:

@@ -62,6 +62,8 @@ def operate(roots: Roots, operation: Message) -> Any:
         return list_tree(roots, path, operation["max_depth"])
     if kind == "clear_path":
         return clear_path(roots, path)
+    if kind == "kept_by":
+        return kept_by(path)
     if kind == "exists":
         return exists(roots, path)
     raise OSError(errno.EINVAL, f"unknown file operation {kind}", path)
@@ -149,6 +151,18 @@ def clear_path(roots: Roots, path: str) -> list[str]:
         fd = inner
     os.close(fd)
     return []
+
+
+def kept_by(path: str) -> list[Any]:
+    """What keeps this account from writing at ``path``, as [path, owner's id]: what is there, or the nearest directory above
+    it, when that is somebody else's. Empty where nothing does; what a job has closed to itself is its own."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    about = os.stat(path)
+    wanted = os.W_OK | (os.X_OK if stat.S_ISDIR(about.st_mode) else 0)
+    if about.st_uid == os.geteuid() or os.access(path, wanted, effective_ids=True):
+        return []
+    return [path, about.st_uid]
 
 
 def make_dir(roots: Roots, path: str) -> None:

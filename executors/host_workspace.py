@@ -6,13 +6,20 @@ import asyncio
 import base64
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from executors.errors import WorkspaceError
 from executors.file_channel import ANSWER, SCRATCH
 from executors.file_feed import Channel, FeedReader, FeedWriter
 from executors.supervision import SupervisorLink
 from executors.workspace import EntriesWriter, Entry, FilesReader
+
+
+class Keeper(NamedTuple):
+    """What an account may not write to, and the id of its owner."""
+
+    path: str
+    owner: int
 
 
 class HostWorkspace:
@@ -78,10 +85,17 @@ class HostWorkspace:
         channel.accept()
         return channel
 
-    async def clear_path(self, path: str) -> list[str]:
-        """Take away links and files that stand in the place of a directory above ``path``; names them."""
-        (taken,) = await self._do({"kind": "clear_path", "path": path})
-        return list(taken)
+    async def clear_path(self, path: str, own: Sequence[str]) -> tuple[list[str], Keeper | None]:
+        """Take away links and files that stand in the place of a directory above ``path``. Names them, and what then still
+        keeps the job's account from writing at one of ``own``."""
+        asked = [{"kind": "kept_by", "path": one} for one in own]
+        try:
+            taken, *found = await self._do({"kind": "clear_path", "path": path}, *asked)
+        except WorkspaceError:
+            taken, found = [], await self._do(*asked)
+            if not any(found):
+                raise
+        return list(taken), next((Keeper(*one) for one in found if one), None)
 
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.workspace.Workspace`."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from executors.accounts import Account, account, job_environment
+from executors.accounts import Account, account, job_environment, owner_name
 from executors.base import Environment, ExitStatus, JobSpec, Output, OutputSink, Script, Sharing, Stream
-from executors.errors import PrepareError
+from executors.errors import InvalidSpec, PrepareError
 from executors.file_operations import write_private
 from executors.host_workspace import HostWorkspace
 from executors.registry import HostSettings
@@ -70,9 +70,18 @@ class ShellEnvironment(SupervisedPlace):
         if shutil.which(self._spec.shell) is None or self._spec.shell not in ("bash", "sh"):
             raise PrepareError(f"shell {self._spec.shell} not found")
         if await self._connect(self._user):
-            taken = await self._workspace.clear_path(self._spec.project_dir)
-            self._warnings += [("warning", f"{path} was no directory and was taken away") for path in taken]
+            await self._clear()
         self._remarks = [("plain", f"Using Shell ({self._spec.shell}) executor..."), *self._warnings]
+
+    async def _clear(self) -> None:
+        """Have a way to the project directory. What is left from another account, or cannot be made, is said plainly."""
+        own = (self._spec.project_dir, f"{self._spec.project_dir}/.git", self._spec.tmp_dir)
+        taken, kept = await self._workspace.clear_path(self._spec.project_dir, own)
+        self._warnings += [("warning", f"{path} was no directory and was taken away") for path in taken]
+        if kept is not None:
+            remedy = "change its owner, or remove it" if kept.path in own else "give jobs a builds_dir that they can write"
+            who = f"jobs run as {self._user.name!r} and cannot write {kept.path}"
+            raise InvalidSpec(f"{who}, which belongs to {owner_name(kept.owner)!r}: {remedy}")
 
     async def hostname(self) -> str:
         """This host's name."""

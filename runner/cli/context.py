@@ -23,15 +23,19 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
+def check_logging(ctx: click.Context) -> None:
+    """End the command where the command line, or the environment, asks for a log that there is not."""
+    level, form = ctx.obj["log_level"], ctx.obj["log_format"]
+    if level and level.lower() not in logs.LEVELS:
+        fail(f'failed to parse log level: not a valid level: "{level}"')
+    if form and form not in logs.FORMATS:
+        fail(f'unknown log format "{form}", expected one of: {" ".join(logs.FORMATS)}')
+
+
 def begin(ctx: click.Context, config: str | None, *, mode: bool = True) -> Location:
     """Set logging up, say what runs, find the configuration file."""
-    level = ctx.obj["log_level"] or "info"
-    form = ctx.obj["log_format"] or "runner"
-    if level.lower() not in logs.LEVELS:
-        fail(f'failed to parse log level: not a valid level: "{level}"')
-    if form not in logs.FORMATS:
-        fail(f'unknown log format "{form}", expected one of: {" ".join(logs.FORMATS)}')
-    logs.configure(level=level, form=form)
+    check_logging(ctx)
+    logs.configure(level=ctx.obj["log_level"] or "info", form=ctx.obj["log_format"] or "runner")
     log.info("Runtime platform", arch=architecture(), os=os_name(), pid=os.getpid(), revision=REVISION, version=VERSION)
     if mode and os.geteuid() == 0:
         log.info("Running in system-mode.")

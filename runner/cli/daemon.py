@@ -28,9 +28,14 @@ def control_path(config: str | None, given: str | None) -> Path:
         loaded = load(location.path, environ=os.environ, executors=KINDS)
         if loaded.config is not None:
             settings = loaded.config.pyrunner
-    except OSError:
-        pass  # whoever may not read the file may have a daemon in the usual place
+        problem = str(loaded.errors[0]) if loaded.config is None else ""
+    except FileNotFoundError:
+        problem = ""
+    except OSError as error:  # whoever may not read the file may have a daemon in the usual place
+        problem = f"{location.path}: {error.strerror}"
     path = settings.control_path
+    if problem:
+        click.echo(f"WARNING: {problem}; asking at {path}, name another socket with --socket", err=True)
     if path is None:
         fail(f"{location.path} turns the control socket off: control_socket is empty")
     return path

@@ -27,7 +27,6 @@ COMMANDS = {
     "unregister": ("runner.cli.unregister", "Remove a runner from GitLab and from the configuration"),
     "verify": ("runner.cli.verify", "Check that GitLab knows the configured runners"),
 }
-LEVELS = ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace")
 
 
 class LazyGroup(click.Group):

@@ -64,7 +64,7 @@ def _not_running(service: str, why: str, *, as_json: bool) -> int:
     elif is_active:
         click.echo(f"{service}: Service is running\n{why}")
     else:
-        click.echo(f"{service}: Service is not running")
+        click.echo(f"{service}: Service is not running ({why})")
     return 0 if is_active else EXIT_NOT_RUNNING
 
 

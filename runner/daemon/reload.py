@@ -61,10 +61,14 @@ class ConfigFile:
     def take(self, loaded: Loaded, *, always: bool) -> Config | None:
         """Log what was found; the new configuration, or None when the old one stays."""
         for found in loaded.diagnostics:
-            (log.error if found.severity == "error" else log.warning)(str(found))
+            if found.severity != "error":
+                log.warning(str(found))
+            elif loaded.config is None:
+                log.error("Failed to load config", error=str(found))
+            else:
+                log.error(str(found))
         if loaded.config is None:
             self.last_error = str(loaded.errors[0]) if loaded.errors else "unusable"
-            log.error("Failed to load config", error=self.last_error)
             return None
         self.last_error = ""
         if loaded.config.content_hash == self._hash and not always:

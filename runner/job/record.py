@@ -13,6 +13,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -301,6 +302,7 @@ class RecordStore:
         try:
             for directory in (self._state_dir, self._jobs):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._check_owners()
             self._jobs.chmod(0o700)
             if inherited_lock_fd is not None:
                 self._lock_fd = inherited_lock_fd
@@ -317,6 +319,15 @@ class RecordStore:
             raise RunnerError(f"cannot use the state directory {self._state_dir}: {error.strerror}") from error
         self._write_lock_owner()
         self._sweep()
+
+    def _check_owners(self) -> None:
+        """Records of somebody else are not adopted: they say what this daemon runs, and as whom."""
+        about = self._jobs.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+            raise RunnerError(f"{self._jobs} is not a directory of this daemon's account: remove it, or change its owner")
+        about = self._state_dir.stat()
+        if about.st_uid not in (0, os.geteuid()) or (about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX):
+            log.warning("the state directory can be changed by others, and with it the jobs", path=str(self._state_dir))
 
     def _write_lock_owner(self) -> None:
         os.ftruncate(self._lock_fd, 0)

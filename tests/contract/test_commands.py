@@ -202,3 +202,16 @@ async def test_who_reads_less_than_is_printed_gets_no_traceback(config: Path) ->
     _, errors = await asyncio.to_thread(process.communicate, timeout=60)
     assert b"Traceback" not in errors
     assert b"BrokenPipe" not in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--log-level", "loud", "run"), 'failed to parse log level: not a valid level: "loud"'),
+        (("--log-format", "xml", "run"), 'unknown log format "xml", expected one of: runner text json'),
+        (("run", "--user", "no-such-account"), "--user no-such-account: there is no such account"),
+    ],
+)
+async def test_a_daemon_that_cannot_be_as_it_is_asked_for_does_not_start(words: tuple[str, ...], said: str, config: Path) -> None:
+    found = await call(config, *words)
+    assert (found.returncode, last_line(found)) == (1, f"FATAL: {said}")

@@ -130,6 +130,13 @@ async def test_a_runner_that_is_refused_and_a_file_that_is_not_in_force_show(fak
     exit_status, _, errors = await call(daemon, "reload", "--socket", str(socket_of(daemon)))
     assert exit_status == 1
     assert f"{daemon.config}:" in errors
+    said = [line for line in daemon.log.splitlines() if f"{daemon.config}:" in line]
+    assert len(said) == 1, "a broken file is told of once"
+    assert said[0].startswith("ERROR: Failed to load config")
+    exit_status, _, errors = await call(daemon, "status")
+    assert exit_status == 3
+    assert errors.startswith(f"WARNING: {daemon.config}:")
+    assert "name another socket with --socket" in errors
     found = json.loads((await call(daemon, "status", "--json", "--socket", str(socket_of(daemon))))[1])
     assert str(daemon.config) in found["config"]["last_error"]
     daemon.config.write_text(good.replace("unhealthy_requests_limit = 1", "unhealthy_requests_limit = 99"))
@@ -192,6 +199,7 @@ async def test_without_a_daemon(command: str, make_daemon: Make) -> None:
     exit_status, output, errors = await call(daemon, command)
     assert exit_status == 3
     assert "not running" in output + errors
+    assert f"nobody answers at {socket_of(daemon)}" in output + errors
 
 
 async def test_a_job_that_could_not_be_reported_shows(fake: FakeCoordinator, make_daemon: Make) -> None:

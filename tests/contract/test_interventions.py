@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -283,6 +284,34 @@ async def test_jobs_run_as_the_job_user(user: str, fake: FakeCoordinator, make_d
     assert "file-content" in lines
     assert f"{user}:600" in lines
     assert "Permission denied" in job.log, "the job's user must not see into the supervisor"
+
+
+async def test_what_another_account_has_left_is_named(fake: FakeCoordinator, make_daemon: Make) -> None:
+    """The usual way to get there: the first jobs ran as root, then somebody set --user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can change to another account")
+    daemon = make_daemon()
+    for directory in (*daemon.root.parents, daemon.root):
+        if str(directory).startswith("/tmp/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    first = fake.add_job(job_payload(1, ["pwd"]))
+    daemon.start()
+    await asyncio.wait_for(first.ended.wait(), 30)
+    assert first.state == "success", first.log
+    await daemon.stop()
+    second = fake.add_job(job_payload(2, ["pwd"]))
+    daemon.start("--user", "nobody")
+    await asyncio.wait_for(second.ended.wait(), 30)
+    (project,) = (daemon.root / "builds").glob("*/0/*/*.tmp")
+    own = str(project).removesuffix(".tmp")
+    assert second.state == "failed"
+    assert f"jobs run as 'nobody' and cannot write {own}, which belongs to 'root': change its owner, or remove it" in second.log
+    await daemon.stop()
+    shutil.rmtree(daemon.root / "builds")
+    third = fake.add_job(job_payload(3, ["pwd"]))
+    daemon.start("--user", "nobody")
+    await asyncio.wait_for(third.ended.wait(), 30)
+    assert f"cannot write {daemon.root}, which belongs to 'root': give jobs a builds_dir that they can write" in third.log
 
 
 def free_port() -> int:

@@ -383,6 +383,11 @@ class Executor(Protocol):
         """The place of one job; nothing happens before its ``prepare``."""
         ...
 
+    def expect(self, record_dir: Path) -> None:
+        """The job of this record is about to be run here: what can be made ready without knowing more may begin. Its
+        environment is cleaned up, or detached, in any case."""
+        ...
+
     def sweep(self, tables: Sequence[Mapping[str, Any]], kept: Callable[[], Collection[str]]) -> None:
         """Begin to remove what earlier daemons made for jobs that are gone. ``tables`` are the executor's tables of all
         runner entries, ``kept`` gives the names of the records that there are."""

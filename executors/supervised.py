@@ -38,6 +38,10 @@ class SupervisedExecutor:
         """Start the warm parent, so that the first job does not wait for it."""
         self.parent.start()
 
+    def expect(self, record_dir: Path) -> None:
+        """Have the supervisor of a job forked while the rest of the job is being found out."""
+        self.parent.expect(record_dir)
+
     async def close(self) -> None:
         """Let the warm parent end; supervisors and what they run go on."""
         self.parent.close()
@@ -64,7 +68,6 @@ class SupervisedPlace:
         if self._link.connected:
             return False
         request = {
-            "directory": str(self._spec.record_dir),
             "roots": [self._spec.project_dir, self._spec.tmp_dir],
             "base": self._spec.builds_root,
             "deadline": self._spec.deadline_unix_s,
@@ -73,18 +76,19 @@ class SupervisedPlace:
             "mounts": [dataclasses.asdict(mount) for mount in self._spec.mounts],
         }
         for attempt in range(1, SUPERVISOR_TRIES + 1):
-            is_new = await self._parent.spawn(request)
+            await self._parent.spawn(self._spec.record_dir)
             try:
                 await self._link.connect()
-                # A supervisor knows the runs that it started; those of an earlier one that left no status are lost.
-                self._alive = set() if is_new else set((await self._link.call("runs"))["runs"])
+                answer = await self._link.call("begin", **request)
             except EnvironmentLost as error:
                 # It was just ending, with nothing left to do and nobody connected; the next try starts another.
                 if attempt == SUPERVISOR_TRIES:
                     raise PrepareError(str(error)) from error
                 await asyncio.sleep(LOCK_POLL_S)
             else:
-                return is_new
+                # A supervisor knows the runs that it started; those of an earlier one that left no status are lost.
+                self._alive = set(answer["runs"])
+                return bool(answer["new"])
         raise AssertionError("the last try returns or raises")
 
     async def started(self, run: str) -> bool:
@@ -98,7 +102,11 @@ class SupervisedPlace:
     async def usage(self) -> Usage | None:
         """What the supervisor has added up, or left behind."""
         try:
-            found = await self._link.call("usage") if self._link.connected else json.loads(self._usage_file().read_bytes())
+            found = self._link.usage
+            if found is None and self._link.connected:
+                found = await self._link.call("usage")
+            elif found is None:
+                found = json.loads(self._usage_file().read_bytes())
             return Usage(cpu_user_s=found["user_s"], cpu_system_s=found["system_s"], max_rss_bytes=found["max_rss_bytes"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
@@ -109,6 +117,7 @@ class SupervisedPlace:
     async def _begin(self, name: str, **request: Any) -> None:
         """Have the supervisor start a program in the directory of a run. Raises :class:`PrepareError`."""
         self._alive.add(name)
+        self._link.usage = None
         answer = await self._link.call("start", run=name, **request)
         if "error" in answer:
             raise PrepareError(answer["error"])
@@ -189,11 +198,13 @@ class SupervisedPlace:
 
     async def detach(self) -> None:
         """Close the connection; supervisor and scripts go on."""
+        await self._parent.forget(self._spec.record_dir)
         self._link.close()
 
     async def _close(self, *, kill: bool) -> None:
         """End the supervisor, and with ``kill`` whatever script still runs under it."""
         try:
+            await self._parent.forget(self._spec.record_dir)
             if not self._link.connected:
                 if not is_supervised(self._spec.record_dir):
                     return

@@ -126,6 +126,7 @@ class WarmParent:
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: JsonLines | None = None
         self._calls = Calls()
+        self._expected: dict[str, asyncio.Future[dict[str, Any]]] = {}
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -143,23 +144,38 @@ class WarmParent:
             )
         self._lines = JsonLines(ours, self._calls.answer, self._died)
 
-    async def spawn(self, request: dict[str, Any]) -> bool:
-        """Have a supervisor forked; False when the record has one already. Raises :class:`PrepareError`."""
-        answer = await self._ask(request)
+    def expect(self, record_dir: Path) -> None:
+        """Begin to have a supervisor forked which :meth:`spawn` will be asked for."""
+        directory = str(record_dir)
+        if directory not in self._expected:
+            self._expected[directory] = self._send({"directory": directory})
+
+    async def forget(self, record_dir: Path) -> None:
+        """Nobody asks for this supervisor any more; returns when it is no longer about to be there."""
+        answer = self._expected.pop(str(record_dir), None)
+        if answer is not None:
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def spawn(self, record_dir: Path) -> None:
+        """Have a supervisor forked, unless the record has one already. Raises :class:`PrepareError`."""
+        self.expect(record_dir)
+        answer = await self._answer(self._expected.pop(str(record_dir)))
         if "error" in answer:
             raise PrepareError(f"cannot start a supervisor: {answer['error']}")
-        return not answer["held"]
 
     async def views_problem(self) -> str:
         """Why jobs cannot have a view of their own of the file system; empty when they can."""
-        answer = await self._ask({"probe": True})
+        answer = await self._answer(self._send({"probe": True}))
         return str(answer.get("error", ""))
 
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, request: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
         self.start()
         assert self._lines is not None
         number, future = self._calls.open()
         self._lines.send({**request, "id": number})
+        return future
+
+    async def _answer(self, future: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
         try:
             return await future
         except EnvironmentLost as error:
@@ -187,7 +203,7 @@ class SupervisorLink:
     """A connection to the supervisor of one job.
 
     ``moved`` is set by every event, and when the supervisor is gone; whoever waits for output clears it before looking at
-    the files.
+    the files. ``usage`` is what everything had cost when a script ended, None where that may have grown.
     """
 
     def __init__(self, record_dir: Path) -> None:
@@ -195,6 +211,7 @@ class SupervisorLink:
         self._lines: JsonLines | None = None
         self._calls = Calls()
         self.moved = asyncio.Event()
+        self.usage: dict[str, Any] | None = None
 
     @property
     def connected(self) -> bool:
@@ -243,6 +260,7 @@ class SupervisorLink:
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "event" in message:
+            self.usage = message.get("usage")
             self.moved.set()
         else:
             self._calls.answer(message)

@@ -64,17 +64,19 @@ class Stop:
 
 
 class Supervisor:
-    """One job's scripts. Single-threaded: one epoll loop."""
+    """One job's scripts. Single-threaded: one epoll loop. It may be there before anybody knows more of the job than its
+    record; ``begin`` tells the rest."""
 
-    def __init__(self, request: Message, dir_fd: int, lock_fd: int, listener: socket.socket) -> None:
+    def __init__(self, dir_fd: int, lock_fd: int, listener: socket.socket) -> None:
         self.dir_fd = dir_fd
         self.lock_fd = lock_fd
-        self.user = request.get("user")
-        self.mounts = request.get("mounts", [])
+        self.has_begun = False
+        self.user: Message | None = None
+        self.mounts: list[Message] = []
         self.view: View | None = None
-        self.roots = Roots(request.get("roots", []), request.get("base", ""))
-        self.deadline = request.get("deadline")
-        self.orphan_grace = request.get("orphan_grace")
+        self.roots = Roots([], "")
+        self.deadline: float | None = None
+        self.orphan_grace: float | None = None
         self.closing = False
         self.expired = False
         self.runs: dict[str, Run] = {}
@@ -152,11 +154,28 @@ class Supervisor:
         if number is not None:
             self.link.send({"id": number, **message})
 
+    def begin(self, request: Message) -> bool:
+        """Learn whose job it is and where it works, once; whether that was new."""
+        if self.has_begun:
+            return False
+        self.has_begun = True
+        self.user = request["user"]
+        self.mounts = request["mounts"]
+        self.roots = Roots(request["roots"], request["base"])
+        self.deadline = request["deadline"]
+        self.orphan_grace = request["orphan_grace"]
+        return True
+
     def obey(self, request: Message) -> None:
         """Carry out one command."""
         command = request["command"]
         try:
-            if command == "start":
+            if command == "begin":
+                is_new = self.begin(request)
+                self.link.send({"id": request["id"], "new": is_new, "runs": list(self.runs)})
+            elif not self.has_begun and command != "close":
+                self.link.send({"id": request["id"], "error": "the job has not begun"})
+            elif command == "start":
                 self.link.send({"id": request["id"], "started": self.start(request)})
             elif command == "stop" and request.get("group"):
                 self.stop_groups([request["run"]], request["grace"], request["id"], request.get("force", FORCE_KILL_S))
@@ -175,8 +194,6 @@ class Supervisor:
             elif command == "usage":
                 found = self.spent.with_living(descendants(os.getpid()))
                 self.link.send({"id": request["id"], **found.as_message()})
-            elif command == "runs":
-                self.link.send({"id": request["id"], "runs": list(self.runs)})
             elif command == "close":
                 self.closing = True
                 self.link.send({"id": request["id"]})
@@ -292,32 +309,32 @@ class Supervisor:
                 continue
             for fd in list(run.pipes):
                 self.close_pipe(run, fd)
-            if not run.is_tool and not run.is_group and self.is_settling(run):
+            living = [] if run.is_tool or run.is_group else descendants(os.getpid())
+            if living and self.is_settling(run):
                 continue
-            self.end_run(run, held)
+            self.end_run(run, held, living)
 
-    def end_run(self, run: Run, held: bool) -> None:
-        """Leave the result of a run behind, and tell whoever waits."""
+    def end_run(self, run: Run, held: bool, living: list[int]) -> None:
+        """Leave the result of a run behind, and tell whoever waits; with what all has cost, where nothing lives on."""
         if not run.is_tool:
             save(self.spent, self.dir_fd)
-        self.write_status(run, held)
+        self.write_status(run, held, living)
         os.close(run.output_fd)
         del self.runs[run.name]
-        self.link.send({"event": "exit", "run": run.name})
+        is_all = not (run.is_tool or run.is_group or living or self.runs)
+        self.link.send({"event": "exit", "run": run.name, "usage": self.spent.as_message() if is_all else None})
 
     def is_settling(self, run: Run) -> bool:
-        """Whether processes are left that may be about to end with their shell: they get a moment."""
-        if not descendants(os.getpid()):
-            return False
+        """Whether what is left may be about to end with its shell: it gets a moment."""
         now = time.monotonic()
         if run.settled_at is None:
             run.settled_at = now + SETTLE_S
         return now < run.settled_at
 
-    def write_status(self, run: Run, held: bool) -> None:
+    def write_status(self, run: Run, held: bool, living: list[int]) -> None:
         """Leave the result behind, by rename: it is there whole or not at all."""
         status = run.exit
-        leftovers = [] if run.stopping or run.is_tool or run.is_group else self.leftovers(run)
+        leftovers = [] if run.stopping or run.is_tool or run.is_group else self.leftovers(run, living)
         result = {
             "exit_code": os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
@@ -344,9 +361,9 @@ class Supervisor:
         finally:
             os.close(run_fd)
 
-    def leftovers(self, run: Run) -> list[str]:
+    def leftovers(self, run: Run, living: list[int]) -> list[str]:
         """Name the processes that a run left behind, and end them where that is wanted."""
-        found = [pid for pid in descendants(os.getpid()) if pid not in self.known_leftovers]
+        found = [pid for pid in living if pid not in self.known_leftovers]
         if run.kill_leftovers:
             kill_below(os.getpid())
             return []
@@ -409,7 +426,7 @@ class Supervisor:
                 held = bool(run.pipes)
                 for fd in list(run.pipes):
                     self.close_pipe(run, fd)
-                self.end_run(run, held)
+                self.end_run(run, held, [])
 
     def enforce_limits(self) -> None:
         """Without a daemon: the deadline of the job, and how long it may go on alone."""

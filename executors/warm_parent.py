@@ -100,7 +100,7 @@ def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message |
             try:
                 os.setsid()
                 libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-                Supervisor(request, dir_fd, lock_fd, listener).run()
+                Supervisor(dir_fd, lock_fd, listener).run()
                 code = 0
             finally:
                 os._exit(code)

@@ -73,6 +73,9 @@ class DockerExecutor:
         """The place of one job."""
         return DockerEnvironment(self, spec)
 
+    def expect(self, record_dir: Path) -> None:
+        """Nothing can be made ready for a job whose image is not known."""
+
     def sweep(self, tables: Sequence[Mapping[str, Any]], kept: Callable[[], Collection[str]]) -> None:
         """Remove, beside the work, what carries this state directory's id and belongs to no record."""
         engines = {id(engine): engine for engine, _, _ in map(self.engine, map(DockerConfig.from_values, tables))}

@@ -333,6 +333,8 @@ class Jobs:
         on_accepted: Callable[[], None],
     ) -> None:
         executor = await self._executor(runner.executor)
+        if record.outcome is None:
+            executor.expect(record.directory)
         coordinator = self._connections.of(runner)
         run = JobRun(
             record=record,

@@ -179,7 +179,7 @@ class JobPath:
             log.warning("files of the job could not be removed", error=str(error))
 
     async def _remove_secrets(self) -> None:
-        await self._environment.files.remove(self._secret_files())
+        await self._environment.files.remove([*self._secret_files(), *self._sources.secret_files])
         await self._sources.forget()
 
     # Preparation

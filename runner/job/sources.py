@@ -168,9 +168,13 @@ class Sources:
             await work.git("rm", "-rf", "--ignore-unmatch", "--quiet", ".")
             await work.git("clean", "-ffdx", "-q")
 
+    @property
+    def secret_files(self) -> list[str]:
+        """Files that hold the credentials."""
+        return [self._plan.external, self._plan.seed]
+
     async def forget(self) -> None:
-        """Remove the credentials, and whatever the job put in the way of the next one."""
-        await self._files.remove([self._plan.external, self._plan.seed])
+        """Take the credentials from whoever keeps them, and away whatever the job put in the way of the next one."""
         await self._reject_login()
         if self._plan.uses_git:
             await clear_locks(self._files, self._plan.git_dir)

@@ -15,6 +15,8 @@ from executors.base import JobSpec, Script
 from executors.errors import EnvironmentLost, PrepareError, WorkspaceError
 from executors.registry import HostSettings
 from executors.shell import ShellEnvironment, ShellExecutor
+from executors.supervision import SupervisorLink, is_supervised
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -182,12 +184,54 @@ async def test_what_one_daemon_asked_is_not_answered_to_the_next(place: ShellEnv
     async with asyncio.timeout(20):
         while not (tmp_path / "record" / "run-1" / "status").exists():
             await asyncio.sleep(0.02)
-        writer.write(b'{"command": "runs", "id": 99}\n')
+        writer.write(b'{"command": "usage", "id": 99}\n')
         messages: list[dict[str, object]] = []
         while not messages or messages[-1].get("id") != 99:
             messages.append(json.loads(await reader.readline()))
     writer.close()
     assert [message["id"] for message in messages if "id" in message] == [99]
+
+
+async def test_a_supervisor_that_nobody_needed_goes_with_the_job(executor: ShellExecutor, tmp_path: Path) -> None:
+    job = spec(tmp_path)
+    executor.expect(job.record_dir)
+    await ShellEnvironment(executor, job).cleanup()
+    await until(lambda: not is_supervised(job.record_dir))
+
+
+async def test_a_supervisor_whose_daemon_died_at_once_hears_of_its_job_from_the_next(
+    executor: ShellExecutor, tmp_path: Path
+) -> None:
+    job = spec(tmp_path)
+    executor.expect(job.record_dir)
+    await until(lambda: is_supervised(job.record_dir))
+    await executor.close()
+    place = ShellEnvironment(executor, job)
+    await place.prepare()
+    await place.start("1", Script(text=b"exit 3\n", stage="x"))
+    assert (await place.wait("1")).exit_code == 3
+    await place.cleanup()
+
+
+async def test_nothing_is_done_for_a_job_that_nobody_has_told_of(executor: ShellExecutor, tmp_path: Path) -> None:
+    job = spec(tmp_path)
+    executor.expect(job.record_dir)
+    link = SupervisorLink(job.record_dir)
+    await link.connect()
+    operation = {"kind": "write", "path": str(tmp_path / "x"), "data": "", "mode": 0o600}
+    assert (await link.call("files", operations=[operation]))["error"] == "the job has not begun"
+    await link.call("close")
+    link.close()
+    assert not (tmp_path / "x").exists()
+
+
+async def test_what_a_job_cost_includes_what_lives_on(place: ShellEnvironment) -> None:
+    busy = "sh -c 'while [ $((i += 1)) -lt 300000 ]; do :; done; sleep 60' >/dev/null 2>&1 &"
+    await place.start("1", Script(text=f"{busy}\n".encode(), stage="x"))
+    assert (await place.wait("1")).leftovers
+    async with asyncio.timeout(20):
+        while (usage := await place.usage()) is None or usage.cpu_user_s < 0.1:
+            await asyncio.sleep(0.05)
 
 
 async def test_files_are_never_reached_through_planted_links(place: ShellEnvironment, tmp_path: Path) -> None:

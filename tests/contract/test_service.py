@@ -13,12 +13,14 @@ from pathlib import Path
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import COMMAND, Daemon
 
-SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEMD = ROOT / "systemd"
+PROGRAM = "/opt/pyrunner/bin/pyrunner"
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert shutil.which("systemd-analyze"), "systemd-analyze is missing: install the package systemd"
-    text = (SYSTEMD / "pyrunner.service").read_text().replace("/usr/bin/pyrunner", str(COMMAND))
+    text = (SYSTEMD / "pyrunner.service").read_text().replace(PROGRAM, str(COMMAND))
     unit = tmp_path / "pyrunner.service"
     unit.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
@@ -31,6 +33,17 @@ def test_the_unit_leaves_supervisors_alone() -> None:
     text = (SYSTEMD / "pyrunner.service").read_text()
     assert "KillMode=process\n" in text
     assert "OOMPolicy=continue\n" in text
+
+
+def test_the_unit_is_what_the_readme_says() -> None:
+    unit = (SYSTEMD / "pyrunner.service").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert f"ExecStart={PROGRAM} run " in unit
+    assert f"{PROGRAM} register" in readme
+    account, builds = "pyrunner-job", "/var/lib/pyrunner"
+    assert f" --working-directory {builds} --user {account}\n" in unit
+    assert f" -o {account} -g {account} {builds}/builds\n" in unit
+    assert f"useradd --system --create-home --shell /bin/bash {account}\n" in readme
 
 
 async def test_the_daemon_tells_its_service_manager(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.contract.test_artifacts import add_job, ended, entry
 from tests.contract.test_caches import cache
@@ -85,6 +88,28 @@ async def test_figures_are_those_of_the_processes(fake: FakeCoordinator, make_da
     lines = section(job)
     assert re.fullmatch(r"CPU:     [\d.]+ s user, [\d.]+ s system", lines[1])
     assert lines[2] == f"Memory:  {costs['max_rss_bytes'] / MIB:.1f} MiB in the largest process"
+
+
+@pytest.mark.parametrize(("memory_mib", "cpu_s"), [(10, 4.0), (700, 2.0)], ids=["processor", "memory"])
+async def test_figures_are_those_of_time(
+    memory_mib: int, cpu_s: float, fake: FakeCoordinator, make_daemon: Make, tmp_path: Path
+) -> None:
+    """Within 5 % of what ``time -v`` says of the one program that the script runs."""
+    assert shutil.which("/usr/bin/time") is not None, "time is missing: apt-get install time"
+    work = tmp_path / "work.py"
+    work.write_text(WORK)
+    daemon = make_daemon()
+    bounded(daemon, 'records = "10MiB"')
+    daemon.start()
+    said = tmp_path / "said"
+    await ended(add_job(fake, 1, [f"/usr/bin/time -v -o {said} python3 {work} {memory_mib} {cpu_s} /dev/null"]), 60)
+    lines = dict(line.strip().rsplit(": ", 1) for line in said.read_text().splitlines())
+    used_s = float(lines["User time (seconds)"]) + float(lines["System time (seconds)"])
+    costs = (await kept(daemon, 1))["costs"]
+    assert used_s >= cpu_s
+    assert costs["cpu_user_s"] + costs["cpu_system_s"] == pytest.approx(used_s, rel=0.05)
+    assert costs["max_rss_bytes"] == pytest.approx(int(lines["Maximum resident set size (kbytes)"]) * 1024, rel=0.05)
+    assert costs["max_rss_bytes"] > memory_mib * MIB
 
 
 async def test_stages_bytes_and_caches_are_told(fake: FakeCoordinator, make_daemon: Make) -> None:

@@ -20,11 +20,10 @@ from tests.waiting import until
 
 MakeDaemon = Callable[..., Daemon]
 RECORDS = '\n[pyrunner.disk]\n  records = "10MiB"\n'
-# Fills memory of a file system in memory, which counts like any other, and burns processor time for a while.
-WORK = [
-    "dd if=/dev/zero of=/dev/shm/block bs=1M count=40 2>/dev/null",
-    "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done",
-]
+# Fills memory of a file system in memory, which counts like any other, or burns processor time for a while.
+FILL = "dd if=/dev/zero of=/dev/shm/block bs=1M count={} 2>/dev/null"
+BURN = "i=0; while [ $i -lt {} ]; do i=$((i+1)); done"
+WORK = [FILL.format(40), BURN.format(1500000)]
 ROOT = "/sys/fs/cgroup"
 # What the container's own cgroup says, by either version: nanoseconds and bytes.
 LOOK = (
@@ -59,9 +58,13 @@ def total_s(found: Any) -> float:
 
 
 @pytest.mark.parametrize("image", ["busybox:local", "debian-git:local"])
-async def test_figures_are_those_of_the_containers_cgroup(fake: FakeCoordinator, measured: Daemon, image: str) -> None:
+@pytest.mark.parametrize(("memory_mib", "turns"), [(1, 4000000), (90, 1000000)], ids=["processor", "memory"])
+async def test_figures_are_those_of_the_containers_cgroup(
+    memory_mib: int, turns: int, fake: FakeCoordinator, measured: Daemon, image: str
+) -> None:
     measured.start()
-    payload = job_payload(1, [*WORK, LOOK], variables={"GIT_STRATEGY": "none"}, image={"name": image})
+    script = [FILL.format(memory_mib), BURN.format(turns), LOOK]
+    payload = job_payload(1, script, variables={"GIT_STRATEGY": "none"}, image={"name": image})
     job = await ended(fake.add_job(payload))
     assert job.state == "success", job.log
     ((cpu_s, peak),) = looks(job)
@@ -69,7 +72,7 @@ async def test_figures_are_those_of_the_containers_cgroup(fake: FakeCoordinator,
     assert total_s(found) == pytest.approx(cpu_s, rel=0.05)
     assert found["max_rss_bytes"] == pytest.approx(peak, rel=0.05)
     assert found["peak_of"] == "container"
-    assert peak > 40 * 2**20
+    assert peak > memory_mib * 2**20
     assert f"Memory:  {found['max_rss_bytes'] / 2**20:.1f} MiB in the largest container" in job.log
 
 
@@ -111,9 +114,8 @@ async def test_helper_and_services_count(fake: FakeCoordinator, measured: Daemon
     """Also the helper that an earlier daemon had."""
     sha = git_server.make_repository(fake.repositories, "app", {"README": "hi\n"})
     measured.start()
-    burn = "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done"
     service: dict[str, Any] = {"name": "busybox:local", "alias": "x", "entrypoint": ["sh", "-c"]}
-    service["command"] = [f"{burn}; touch /cache/ready; exec sleep 600"]
+    service["command"] = [f"{BURN.format(1500000)}; touch /cache/ready; exec sleep 600"]
     wait = "until [ -e /cache/ready ]; do sleep 0.1; done; sleep 0.3"
     payload = job_payload(1, [wait, LOOK], services=[service], variables={"GIT_STRATEGY": "fetch"})
     payload["git_info"] |= fake.git_info(sha)

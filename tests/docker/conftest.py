@@ -79,6 +79,12 @@ def golang(client: docker.APIClient) -> str:
     return images.make(client, "golang:local", images.golang(), ['CMD ["bash"]'])
 
 
+@pytest.fixture(scope="session")
+def golang_with_c(client: docker.APIClient) -> str:
+    """The image ``golang-c:local``: the same with a compiler of C."""
+    return images.make(client, "golang-c:local", images.golang_with_c(), ['CMD ["bash"]'])
+
+
 @pytest.fixture
 async def engine(client: docker.APIClient) -> AsyncIterator[Engine]:
     """The engine as the executor sees it."""

@@ -170,6 +170,49 @@ def golang() -> Root:
     return root
 
 
+def golang_with_c() -> Root:
+    """The same with this machine's compiler of C."""
+    root = golang()
+    for name in ("gcc", "as", "ld"):
+        program = shutil.which(name)
+        assert program is not None, f"{name} is missing on this machine: apt-get install gcc libc6-dev"
+        root.program(Path(program))
+    for name in ("cc1", "collect2"):
+        root.program(Path(_asked_of_gcc(f"-print-prog-name={name}")))
+    own = Path(_asked_of_gcc("-print-libgcc-file-name")).parent
+    for path in (*own.glob("crt*.o"), *own.glob("libgcc*"), own / "liblto_plugin.so"):
+        root.file(_merged(str(path)), path.resolve())
+    root.tree(own / "include", _merged(str(own / "include")))
+    libraries = Path(_asked_of_gcc("-print-file-name=crt1.o")).resolve().parent
+    for pattern in (
+        "*crt*.o",
+        "libc.so*",
+        "libc_nonshared.a",
+        "libm.so*",
+        "libmvec.so*",
+        "libgcc_s.so*",
+        "lib*pthread*",
+        "libdl*",
+        "libres*",
+        "librt*",
+    ):
+        for path in libraries.glob(pattern):
+            root.file(_merged(str(path)), path.resolve())
+    headers = Path("/usr/include")
+    root.tree(headers, "usr/include", without={path.name for path in headers.iterdir() if path.is_dir() and not _is_of_c(path)})
+    return root
+
+
+def _asked_of_gcc(question: str) -> str:
+    said = subprocess.run(["gcc", question], capture_output=True, text=True, check=True).stdout.strip()
+    return os.path.normpath(said)
+
+
+def _is_of_c(headers: Path) -> bool:
+    """Whether a directory of headers belongs to the C library or to Linux."""
+    return headers.name.endswith("-linux-gnu") or headers.name in {"linux", "asm-generic", "bits", "sys", "gnu", "arpa", "net"}
+
+
 def python() -> Root:
     """The same with this machine's Python, and what an image with a daemon in it needs."""
     root = debian()

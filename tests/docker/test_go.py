@@ -7,11 +7,28 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import docker
 import pytest
 
-from tests.contract.test_go import COUNT, SERVICE, SHOW, SMALL, SMALL_BUILD, TARGET, add, ended, printed, run, sources, store_line
+from tests.contract.test_go import (
+    COUNT,
+    SERVICE,
+    SHOW,
+    SMALL,
+    SMALL_BUILD,
+    TARGET,
+    add,
+    build_in_every_way,
+    build_in_two_slots,
+    ended,
+    poison,
+    printed,
+    run,
+    sources,
+    store_line,
+)
 from tests.docker import images
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import Daemon
@@ -26,14 +43,23 @@ GO = "  [runners.go]\n"
 def go_daemon(make_daemon: MakeDaemon, golang: str) -> MakeDaemon:
     """A daemon whose jobs run in the image with the Go tool."""
 
-    def make(table: str = "") -> Daemon:
-        daemon = make_daemon(docker=GO + table)
+    def make(table: str = "", **changes: str) -> Daemon:
+        daemon = make_daemon(docker=GO + table, **changes)
         text = daemon.config.read_text()
         daemon.config.write_text(text.replace('image = "busybox:local"', f'image = "{golang}"'))
         daemon.start()
         return daemon
 
     return make
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    """What the service needs, as a proxy of modules has it."""
+    cache = tmp_path / "modules"
+    environment = {**os.environ, "GOMODCACHE": str(cache), "GOFLAGS": "-modcacherw"}
+    subprocess.run(["go", "mod", "download"], cwd=SERVICE, env=environment, check=True)
+    return cache / "cache" / "download"
 
 
 async def test_what_one_job_built_the_next_one_has(fake: FakeCoordinator, go_daemon: MakeDaemon) -> None:
@@ -125,20 +151,15 @@ async def test_accounts_of_images_share_a_store(fake: FakeCoordinator, go_daemon
     await run(fake, 2, script, image={"name": other}, variables={"CGO_ENABLED": "0", "GIT_STRATEGY": "none"})
 
 
-async def test_jobs_of_lower_trust_read_the_modules_of_protected_ones(fake: FakeCoordinator, go_daemon: MakeDaemon) -> None:
+async def test_jobs_of_lower_trust_read_the_modules_of_protected_ones(
+    fake: FakeCoordinator, go_daemon: MakeDaemon, modules: Path
+) -> None:
     commit = sources(fake, SERVICE)
     daemon = go_daemon('    proxy = "off"\n')
-    cache = daemon.root / "modules"
-    subprocess.run(
-        ["go", "mod", "download"],
-        cwd=SERVICE,
-        env={**os.environ, "GOMODCACHE": str(cache), "GOFLAGS": "-modcacherw"},
-        check=True,
-    )
     first = await run(fake, 1, ["echo store=$GOMODCACHE"], protected=True)
     assert printed(first, "store") == f"{TARGET}/mod"
     (store,) = (daemon.state / "go" / "mounted").glob("*-protected/*")
-    shutil.copytree(cache / "cache", store / "mod" / "cache")
+    shutil.copytree(modules, store / "mod" / "cache" / "download")
     await run(fake, 2, ["go mod download"], commit=commit, protected=True)
     await until(lambda: list((store / "published").rglob("*.zip")))
     spoil = f"for file in $(find {TARGET}/proxy -name '*.zip'); do {{ echo bad > $file && echo spoiled; }} || true; done"
@@ -166,6 +187,29 @@ async def test_a_killed_daemon_loses_no_store(fake: FakeCoordinator, go_daemon: 
     assert (await ended(job)).state == "success", job.log
     assert printed(job, "kept") == "yes"
     await until(lambda: not here.parent.parent.exists(), 60)
+
+
+@pytest.mark.slow
+async def test_two_slots_build_a_service_on_protected_and_other_refs(
+    fake: FakeCoordinator, go_daemon: MakeDaemon, modules: Path
+) -> None:
+    """Modules come from a directory of the host, as a proxy."""
+    records = '[pyrunner.disk]\n    records = "10MiB"\n'
+    volumes = f'["/cache", "{modules}:/modules:ro"]'
+    await build_in_two_slots(fake, go_daemon(f'    proxy = "file:///modules"\n{records}', volumes=volumes))
+
+
+async def test_what_is_planted_in_a_build_cache_stays_in_its_scope(fake: FakeCoordinator, go_daemon: MakeDaemon) -> None:
+    go_daemon()
+    await poison(fake)
+
+
+@pytest.mark.slow
+async def test_every_way_of_building_is_warm_with_a_compiler_of_c(
+    fake: FakeCoordinator, go_daemon: MakeDaemon, golang_with_c: str
+) -> None:
+    go_daemon()
+    await build_in_every_way(fake, image={"name": golang_with_c})
 
 
 @pytest.mark.slow

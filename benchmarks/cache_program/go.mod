@@ -1,0 +1,3 @@
+module example.com/cache-program
+
+go 1.24

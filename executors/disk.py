@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +48,24 @@ class DiskKind(Protocol):
 
     async def sweep(self) -> None:
         """Give the room of everything that was taken away back to the disk, also what an earlier process took away."""
+        ...
+
+
+class Trees(Protocol):
+    """Looks after directories of this host for whoever keeps things there: in processes of their own, so that a file system
+    that does not answer holds up nothing else. ``root`` is absolute, names are paths below it, whose content is hostile. Each
+    raises :class:`OSError`."""
+
+    async def sizes(self, root: str, known: Mapping[str, int | None]) -> Mapping[str, int]:
+        """Bytes on disk of those directories that are there; those whose size is ``known`` are not measured."""
+        ...
+
+    async def take(self, root: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Move directories out of sight, each whole; why it could not be, by the names of those that stay."""
+        ...
+
+    async def sweep(self, root: str) -> Mapping[str, str]:
+        """Remove what was moved out of sight; why it could not be, by path."""
         ...
 
 

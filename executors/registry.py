@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from executors.base import Executor
+from executors.disk import Trees
 from executors.tables import Table
 
 
@@ -15,13 +16,14 @@ from executors.tables import Table
 class HostSettings:
     """Facts of this daemon that executors need. ``pass_env`` are globs of environment variables that jobs inherit;
     ``state_dir`` is the daemon's; ``hidden_env`` names, when asked, the variables that never reach a job; ``records`` are the
-    directories of all jobs that there are, whoever follows them."""
+    directories of all jobs that there are, whoever follows them; ``trees`` looks after directories, where anybody does."""
 
     state_dir: str
     pass_env: tuple[str, ...] = ()
     hidden_env: Callable[[], frozenset[str]] = frozenset
     records: Callable[[], Sequence[Path]] = list
     environment: Mapping[str, str] = field(default_factory=dict)
+    trees: Trees | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

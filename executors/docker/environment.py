@@ -320,7 +320,7 @@ class DockerEnvironment:
             async with asyncio.timeout(CLEANUP_S):
                 name = self._spec.record_dir.name
                 await remove_all(self._engine, self._executor.state_id, name, keeps_volumes=self._keeps_volumes)
-            self._executor.uses(self._engine, self._journal).end()
+            self._executor.uses(self._engine, self._journal, self._known.table).end()
         except EngineUnreachable as error:
             log.warning("containers of the job wait for the engine", job=self._spec.job_id, error=str(error))
             self._executor.remove_later(self._engine, self._spec.record_dir.name)

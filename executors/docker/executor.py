@@ -23,6 +23,7 @@ from executors.docker.errors import EngineUnreachable
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import Pulls
 from executors.docker.journal import Journal
+from executors.docker.kept_directories import KeptDirectories
 from executors.docker.kept_images import KeptImages
 from executors.docker.kept_volumes import KeptVolumes
 from executors.docker.ledger import Ledger
@@ -52,6 +53,7 @@ class DockerExecutor:
         self._helpers: dict[Connection, HelperImages] = {}
         self._volumes: dict[Connection, Shelf] = {}
         self._images: dict[Connection, Shelf] = {}
+        self._directories: dict[tuple[Connection, str], KeptDirectories] = {}
         self._roots: dict[Connection, str] = {}
         self._sweeping: set[asyncio.Task[None]] = set()
         self.state_id = ""
@@ -121,6 +123,7 @@ class DockerExecutor:
             self._engines[connection] = engine = Engine(connection)
             self._pulls[connection] = Pulls()
             self._stock(engine)
+        self._stock_directories(self._engines[connection], table.cache_dir.rstrip("/"))
         return self._engines[connection], self._pulls[connection], self._helpers[connection]
 
     # What is kept on engines
@@ -128,34 +131,50 @@ class DockerExecutor:
     def _stock(self, engine: Engine) -> None:
         """Know what is kept on an engine, from here on."""
         connection = engine.connection
-        folder = Path(self._host.state_dir) / KEPT / hashlib.sha256(connection.host.encode()).hexdigest()[:16]
+        folder = self._ledgers(engine)
         images = KeptImages(engine, Ledger(folder / "images"), self._used)
         self._volumes[connection] = KeptVolumes(engine, Ledger(folder / "volumes"), self._used, self.state_id)
         self._images[connection] = images
         self._helpers[connection] = HelperImages(engine, lambda image, name: images.ledger.add(key_of(image), name))
 
+    def _stock_directories(self, engine: Engine, root: str) -> None:
+        """The same for what is kept in directories in place of volumes."""
+        key = (engine.connection, root)
+        if self._host.trees is not None and root.startswith("/") and key not in self._directories:
+            ledger = Ledger(self._ledgers(engine) / f"directories-{_digest(root)}")
+            self._directories[key] = KeptDirectories(engine, ledger, self._used, root=root, trees=self._host.trees)
+
+    def _ledgers(self, engine: Engine) -> Path:
+        return Path(self._host.state_dir) / KEPT / _digest(engine.connection.host)
+
     def _used(self) -> set[str]:
         return used_by(self._host.records())
 
-    def uses(self, engine: Engine, journal: Journal) -> JobUses:
+    def uses(self, engine: Engine, journal: Journal, table: DockerConfig) -> JobUses:
         """What one job uses of it."""
-        return JobUses(journal, self._volumes[engine.connection], self._images[engine.connection])
+        connection = engine.connection
+        directories = self._directories.get((connection, table.cache_dir.rstrip("/")))
+        return JobUses(journal, self._volumes[connection], self._images[connection], directories)
 
     def disk_kinds(self) -> Sequence[DiskKind]:
         """See :class:`executors.disk.KeepsOnDisk`."""
         return (
-            OnEngines("volumes", lambda: list(self._volumes.values()), self._device_of),
+            OnEngines("volumes", lambda: [*self._volumes.values(), *self._directories.values()], self._device_of),
             OnEngines("images", lambda: list(self._images.values()), self._device_of),
         )
 
     def disk_places(self) -> Sequence[str]:
         """See :class:`executors.disk.KeepsOnDisk`."""
-        return [root for root in self._roots.values() if root]
+        engines = [root for root in self._roots.values() if root]
+        return engines + [root for connection, root in self._directories if self._roots.get(connection)]
 
     async def _device_of(self, shelf: Shelf) -> int:
         root = await self._root_of(shelf.engine)
+        if not root:
+            return ELSEWHERE
+        place = Path(shelf.root if isinstance(shelf, KeptDirectories) else root)
         try:
-            return Path(root).stat().st_dev if root else ELSEWHERE
+            return (await asyncio.to_thread(place.stat)).st_dev
         except OSError:
             return 0
 
@@ -193,3 +212,7 @@ class DockerExecutor:
         for engine in self._engines.values():
             await engine.close()
         self._engines.clear()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

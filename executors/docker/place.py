@@ -78,7 +78,7 @@ class JobPlace:
         table = DockerConfig.from_values(spec.table or {})
         engine, pulls, helper_images = executor.engine(table)
         slot = need.slot
-        uses = executor.uses(engine, journal)
+        uses = executor.uses(engine, journal, table)
         logins = tuple(Login(username=one.username, password=one.password, server=one.registry) for one in need.logins)
         return cls(
             engine=engine,
@@ -175,7 +175,7 @@ class JobPlace:
         """
         if self.table.volume_keep:
             self.lines.add(Level.WARNING, KEEPS_ANONYMOUS)
-        await self.uses.take_volumes(self.volumes.kept)
+        await self.uses.take_volumes((*self.volumes.kept, *self.volumes.kept_directories))
         # What is mounted must be there first: the engine would make it, too, without a label.
         await asyncio.gather(
             create_network(self.engine, self.network, self.table, self.labels),

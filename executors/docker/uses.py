@@ -21,7 +21,7 @@ ID = "sha256:"
 
 
 def used_by(records: Iterable[Path]) -> set[str]:
-    """Names of volumes and ids of images that the jobs of these records use."""
+    """Names of volumes, ids of images and paths of directories that the jobs of these records use."""
     found: set[str] = set()
     for directory in records:
         found.update(facts(directory).get((FACT, ""), {}).get("names", ()))
@@ -32,19 +32,28 @@ class JobUses:
     """The uses of one job. A use is in the job's journal before it is looked whether the thing is on its way out, and nothing
     that is in a journal is put on its way: so no two ever meet."""
 
-    def __init__(self, journal: Journal, volumes: Shelf, images: Shelf) -> None:
+    def __init__(self, journal: Journal, volumes: Shelf, images: Shelf, directories: Shelf | None = None) -> None:
         self._journal = journal
         self._volumes = volumes
         self._images = images
+        self._directories = directories
         known = journal.find(FACT)
         self._names: list[str] = list(known["names"]) if known is not None else []
 
     async def take_volumes(self, names: Sequence[str]) -> None:
-        """The job is about to use these volumes. One that is on its way out is gone when this returns, and is to be made."""
+        """The job is about to use these volumes, or directories in place of volumes. One that is on its way out is gone when this
+        returns, and is to be made."""
         self._note(names)
         for name in names:
-            await self._volumes.settle(name)
-            self._volumes.ledger.use(name)
+            shelf = self._shelf_of(name)
+            if shelf is not None:
+                await shelf.settle(name)
+                shelf.ledger.use(key_of(name))
+
+    def _shelf_of(self, name: str) -> Shelf | None:
+        if name.startswith(ID):
+            return self._images
+        return self._directories if name.startswith("/") else self._volumes
 
     async def take_image(self, image: str) -> bool:
         """The job is about to use the image of this id; False where it is not there any more."""
@@ -70,8 +79,9 @@ class JobUses:
         if not self._names:
             return
         for name in self._names:
-            shelf = self._images if name.startswith(ID) else self._volumes
-            shelf.ledger.use_known(key_of(name))
+            shelf = self._shelf_of(name)
+            if shelf is not None:
+                shelf.ledger.use_known(key_of(name))
         self._names = []
         try:
             self._journal.note(FACT, names=[])
@@ -85,5 +95,7 @@ def name_of(image: str) -> str:
 
 
 def key_of(name: str) -> str:
-    """What a thing is called in a ledger."""
+    """What a thing is called in a ledger; a directory is the second one below the root that it is kept in."""
+    if name.startswith("/"):
+        return ":".join(name.split("/")[-2:])
     return name.removeprefix(ID)

@@ -42,7 +42,7 @@ class Entry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
     """Something that is mounted at ``destination``. A ``name`` means that it is a volume of the runner's, which is made
-    for the job; ``reusable`` that the next job of the slot gets it too."""
+    for the job; ``reusable`` that it is the runner's, and the next job of the slot gets it too."""
 
     source: str
     destination: str
@@ -88,6 +88,11 @@ class Volumes:
     def kept(self) -> tuple[str, ...]:
         """Names of the volumes that stay for the next job."""
         return tuple(mount.name for mount in self.made if mount.reusable)
+
+    @property
+    def kept_directories(self) -> tuple[str, ...]:
+        """Directories of the engine's host that do."""
+        return tuple(mount.source for mount in self.mounts if mount.reusable and not mount.name)
 
 
 def parse_entry(text: str) -> Entry:
@@ -175,7 +180,7 @@ class _Plan:
             self.mounts[path] = Mount(source=name, destination=path, name=name)
         elif self._table.cache_dir:
             source = f"{self._table.cache_dir.rstrip('/')}/runner-{self._names.store}/{path_hash(path)}"
-            self.mounts[path] = Mount(source=source + suffix(protected=protected), destination=path)
+            self.mounts[path] = Mount(source=source + suffix(protected=protected), destination=path, reusable=True)
         else:
             name = self._names.kept_volume(path, protected=protected)
             self.mounts[path] = Mount(source=name, destination=path, name=name, reusable=True)

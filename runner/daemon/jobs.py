@@ -27,6 +27,7 @@ from runner.daemon.mirrors import mirror_access
 from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
 from runner.disk.budget import DiskBudget
+from runner.disk.directories import HostTrees
 from runner.errors import PayloadInvalid, RunnerError
 from runner.gocache.access import NO_ACCESS, GoAccess
 from runner.gocache.keeper import Keeper
@@ -129,6 +130,7 @@ class Jobs:
                     pass_env=settings.pass_env,
                     hidden_env=self._secret_variables,
                     records=self._store.directories,
+                    trees=HostTrees(),
                 )
                 executor = KINDS[name].load(host)
                 await executor.open()

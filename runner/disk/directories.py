@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,25 @@ class Directories:
     def _complain(self, failed: Sequence[Sequence[str]]) -> None:
         for path, why in failed:
             log.warning("could not be removed from the disk", kind=self._name, path=path, error=why)
+
+
+class HostTrees:
+    """See :class:`executors.disk.Trees`."""
+
+    async def sizes(self, root: str, known: Mapping[str, int | None]) -> Mapping[str, int]:
+        """See :class:`executors.disk.Trees`."""
+        found: dict[str, int] = await _work(do="measure", root=os.path.realpath(root), known=dict(known))
+        return found
+
+    async def take(self, root: str, names: Sequence[str]) -> Mapping[str, str]:
+        """See :class:`executors.disk.Trees`."""
+        real = os.path.realpath(root)
+        failed = await _work(do="take", shape="entries", names={real: [f"{real}/{name}" for name in names]})
+        return {path.removeprefix(f"{real}/"): why for path, why in failed}
+
+    async def sweep(self, root: str) -> Mapping[str, str]:
+        """See :class:`executors.disk.Trees`."""
+        return dict(await _work(do="sweep", roots=[os.path.realpath(root)]))
 
 
 def covers(path: str, other: str) -> bool:

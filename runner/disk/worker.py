@@ -163,12 +163,8 @@ def _new_trash(root_fd: int) -> int:
 
 
 def _move(shape: str, root_fd: int, parts: list[str], trash_fd: int) -> None:
-    fd = os.dup(root_fd)
+    fd = _opened(os.dup(root_fd), parts[: None if shape == "caches" else -1])
     try:
-        for part in parts[: None if shape == "caches" else -1]:
-            inner = os.open(part, DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
         for name in _parts_of(shape, parts[-1]):
             try:
                 if shape != "caches":
@@ -204,7 +200,39 @@ def sweep(roots: list[str]) -> list[list[str]]:
     return failed
 
 
-REQUESTS: dict[str, Callable[..., Any]] = {"list": list_items, "take": take, "sweep": sweep}
+def measure_named(root: str, known: dict[str, int | None]) -> dict[str, int]:
+    """Bytes on disk of directories that are there, by their paths below the root; measured where they are not known."""
+    found = {}
+    for name, size in known.items():
+        parts = name.split("/")
+        try:
+            fd = _opened(os.open(root, DIRECTORY), parts[:-1])
+        except OSError:
+            continue
+        try:
+            if stat.S_ISDIR(os.lstat(parts[-1], dir_fd=fd).st_mode):
+                found[name] = measure(fd, parts[-1]) if size is None else size
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return found
+
+
+def _opened(fd: int, parts: list[str]) -> int:
+    """The directory that lies so far below another one, which is closed."""
+    try:
+        for part in parts:
+            inner = os.open(part, DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+REQUESTS: dict[str, Callable[..., Any]] = {"list": list_items, "take": take, "sweep": sweep, "measure": measure_named}
 
 
 def _sweep_one(root_fd: int, name: str) -> set[str]:

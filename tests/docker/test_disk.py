@@ -19,6 +19,7 @@ from executors.docker.executor import DockerExecutor
 from executors.docker.helper_image import HelperImages
 from executors.docker.images import JobImages, Pulls
 from executors.docker.journal import Journal
+from executors.docker.kept_directories import KeptDirectories
 from executors.docker.kept_images import KeptImages
 from executors.docker.kept_volumes import KeptVolumes
 from executors.docker.ledger import Ledger
@@ -26,6 +27,7 @@ from executors.docker.lines import KeptLines
 from executors.docker.sweep import REUSABLE_LABEL, STATE_LABEL
 from executors.docker.uses import JobUses, used_by
 from executors.registry import HostSettings
+from runner.disk.directories import HostTrees
 from tests.docker import registry
 from tests.docker.conftest import HOST, state_filter
 from tests.docker.slow_engine import SlowEngine
@@ -107,6 +109,77 @@ async def test_volumes_are_kept_within_their_budget_and_never_taken_from_a_job(
         assert client.inspect_volume(foreign)["Name"] == foreign
     finally:
         client.remove_volume(foreign)
+
+
+def directories_of(root: Path) -> dict[str, Path]:
+    """The directories in place of the volume ``/cache``, by project."""
+    return {path.read_text().strip(): path.parent for path in root.glob("runner-*/*/project")}
+
+
+async def test_directories_in_place_of_volumes_are_kept_within_the_same_budget(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """Also those of a job that nobody has adopted yet stay, and what somebody else put there."""
+    root = tmp_path / "directories"
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    foreign = root / f"runner-{'0' * 32}" / ("f" * 32)
+    foreign.mkdir(parents=True)
+    (foreign / "data").write_bytes(bytes(20 * MIB))
+    daemon = make_daemon(volumes=f'["/cache", "{marks}:/marks"]', docker=f'    cache_dir = "{root}/"\n')
+    daemon.start()
+    fill = f"{FILL}; echo $CI_JOB_ID > /cache/project; ln -sf {foreign} /cache/link"
+    script = [fill, "touch /marks/on; until test -e /marks/go; do sleep 0.2; done", "wc -c /cache/data"]
+    running = add_job(fake, 1, script)
+    await until((marks / "on").exists, WAIT_S)
+    for number in (2, 3):
+        await ended(add_job(fake, number, [fill]))
+    assert set(directories_of(root)) == {"1", "2", "3"}
+    daemon.kill()
+    bound(daemon, f"volumes = {7 * MIB}")
+    daemon.start()
+    await until(lambda: set(directories_of(root)) == {"1", "3"}, WAIT_S)
+    (marks / "go").touch()
+    await ended(running)
+    assert f"{3 * MIB} /cache/data" in running.log, running.log + daemon.log
+    await until(lambda: REMOVED in daemon.log and not list(root.glob(".pyrunner-removed-*")), WAIT_S)
+    again = await ended(add_job(fake, 4, ["ls /cache | wc -l"], project=2))
+    assert "\n0\n" in again.log, "a directory that is gone is made again"
+    assert (foreign / "data").stat().st_size == 20 * MIB
+
+
+async def test_a_directory_on_its_way_out_is_gone_before_a_job_has_it_whoever_died(engine: Engine, tmp_path: Path) -> None:
+    root = tmp_path / "directories"
+    wanted, other, busy = (root / f"runner-{'a' * 32}" / letter for letter in "abc")
+    for path in (wanted, other, busy):
+        path.mkdir(parents=True)
+        (path / "data").write_bytes(bytes(MIB))
+
+    def kept(*used: Path) -> KeptDirectories:
+        return KeptDirectories(
+            engine, Ledger(tmp_path / "ledger"), lambda: set(map(str, used)), root=str(root), trees=HostTrees()
+        )
+
+    def job(shelf: KeptDirectories) -> JobUses:
+        (tmp_path / "record").mkdir(exist_ok=True)
+        return JobUses(Journal(tmp_path / "record"), shelf, shelf, shelf)
+
+    first = kept(busy)
+    await job(first).take_volumes([str(wanted), str(other), str(busy)])
+    assert {name: item.size_bytes >= MIB for name, item in (await first.items(7)).items()} == {
+        str(path): True for path in (wanted, other, busy)
+    }
+    assert await first.items(-1) == {}, "on another host"
+    first.mark([str(wanted), str(other), str(busy)])
+    again = kept(busy)
+    assert set(await again.items(7)) == {str(busy)}, "the process died here; what is on its way out does not count any more"
+    await job(again).take_volumes([str(wanted)])
+    assert not wanted.exists()
+    assert other.exists()
+    assert list(root.glob(".pyrunner-removed-*/*/data")), "whoever waits does not wait for that"
+    await again.sweep()
+    assert sorted(path.name for path in root.rglob("*")) == [busy.name, "data", busy.parent.name]
+    assert again.ledger.going() == []
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ async def test_figures_are_those_of_time(
     lines = dict(line.strip().rsplit(": ", 1) for line in said.read_text().splitlines())
     used_s = float(lines["User time (seconds)"]) + float(lines["System time (seconds)"])
     costs = (await kept(daemon, 1))["costs"]
-    assert used_s >= cpu_s
+    assert used_s >= cpu_s * 0.95, "it says hundredths"
     assert costs["cpu_user_s"] + costs["cpu_system_s"] == pytest.approx(used_s, rel=0.05)
     assert costs["max_rss_bytes"] == pytest.approx(int(lines["Maximum resident set size (kbytes)"]) * 1024, rel=0.05)
     assert costs["max_rss_bytes"] > memory_mib * MIB

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from executors.errors import EnvironmentLost, PrepareError
+from executors.open_files import restore_limit
 
 log = structlog.get_logger()
 
@@ -142,6 +143,7 @@ class WarmParent:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            restore_limit(self._process.pid)
         self._lines = JsonLines(ours, self._calls.answer, self._died)
 
     def expect(self, record_dir: Path) -> None:

@@ -39,6 +39,7 @@ def command(
     graceful_shutdown_timeout: str | None,
 ) -> int:
     """Run the daemon: ask for jobs and run them until a signal says stop."""
+    from executors.open_files import raise_limit
     from runner.cli.context import check_logging, fail
     from runner.daemon.app import run
     from runner.daemon.options import RunOptions
@@ -46,6 +47,7 @@ def command(
     check_logging(ctx)
     if user and not _is_account(user):
         fail(f"--user {user}: there is no such account")
+    raise_limit()
     location = find_config(config, os.environ, is_root=os.geteuid() == 0)
     return run(
         RunOptions(

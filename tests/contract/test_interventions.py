@@ -314,6 +314,24 @@ async def test_what_another_account_has_left_is_named(fake: FakeCoordinator, mak
     assert f"cannot write {daemon.root}, which belongs to 'root': give jobs a builds_dir that they can write" in third.log
 
 
+async def test_more_runners_than_files_may_usually_be_open(fake: FakeCoordinator, make_daemon: Make) -> None:
+    entry = f'\n[[runners]]\n  name = "r%d"\n  url = "{fake.url}"\n  token = "glrt-r%d"\n  executor = "shell"\n'
+    daemon = make_daemon(extra="".join(entry % (number, number) for number in range(60)))
+    daemon.command = ["/bin/sh", "-c", 'ulimit -S -n 64; exec "$0" "$@"', *daemon.command]
+    daemon.start()
+    polls = "/api/v4/jobs/request"
+    await until(lambda: len({one.headers["RUNNER-TOKEN"] for one in fake.requests if one.path == polls}) == 61, 60)
+    job = fake.add_job(job_payload(1, ["echo limit $(ulimit -S -n)"]))
+    await asyncio.wait_for(job.ended.wait(), 30)
+    assert "limit 64\n" in job.log
+    daemon.send(signal.SIGUSR2)
+    await until(lambda: daemon.log.count("Configuration loaded") == 2)
+    second = fake.add_job(job_payload(2, ["echo limit $(ulimit -S -n)"]))
+    await asyncio.wait_for(second.ended.wait(), 30)
+    assert "limit 64\n" in second.log
+    assert "Too many open files" not in daemon.log
+
+
 def free_port() -> int:
     import socket
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pwd
 import sys
 from pathlib import Path
 
@@ -39,14 +38,19 @@ def command(
     graceful_shutdown_timeout: str | None,
 ) -> int:
     """Run the daemon: ask for jobs and run them until a signal says stop."""
+    from executors.accounts import account
+    from executors.errors import InvalidSpec
     from executors.open_files import raise_limit
     from runner.cli.context import check_logging, fail
     from runner.daemon.app import run
     from runner.daemon.options import RunOptions
 
     check_logging(ctx)
-    if user and not _is_account(user):
-        fail(f"--user {user}: there is no such account")
+    if user:
+        try:
+            account(user)
+        except InvalidSpec as error:
+            fail(str(error))
     raise_limit()
     location = find_config(config, os.environ, is_root=os.geteuid() == 0)
     return run(
@@ -61,14 +65,6 @@ def command(
             argv=tuple(sys.argv),
         )
     )
-
-
-def _is_account(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def _seconds(text: str | None) -> float | None:

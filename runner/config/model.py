@@ -45,7 +45,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     graceful_shutdown_timeout_s: float = 3600.0
     interrupted_failure_reason: str = "runner_system_failure"
     control_socket: str | None = None
-    state_dir: Path = Path("/var/lib/pyrunner")
+    state_dir: Path = msgspec.field(default_factory=default_state_dir)
     shutdown_mode: str = "drain"
     system_id: str = ""
     pass_env: tuple[str, ...] = ()
@@ -226,7 +226,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listen_address: str | None = None
     connection_max_age_s: float = 900.0
     labels: dict[str, str] = {}
-    pyrunner: DaemonSettings = DaemonSettings()
+    pyrunner: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
     runners: tuple[RunnerConfig, ...] = ()
     content_hash: str = ""
 

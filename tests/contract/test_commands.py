@@ -209,7 +209,7 @@ async def test_who_reads_less_than_is_printed_gets_no_traceback(config: Path) ->
     [
         (("--log-level", "loud", "run"), 'failed to parse log level: not a valid level: "loud"'),
         (("--log-format", "xml", "run"), 'unknown log format "xml", expected one of: runner text json'),
-        (("run", "--user", "no-such-account"), "--user no-such-account: there is no such account"),
+        (("run", "--user", "no-such-account"), "the job user 'no-such-account' does not exist on this host"),
     ],
 )
 async def test_a_daemon_that_cannot_be_as_it_is_asked_for_does_not_start(words: tuple[str, ...], said: str, config: Path) -> None:

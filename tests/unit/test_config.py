@@ -15,7 +15,7 @@ from executors.registry import KINDS
 from runner.config import edit
 from runner.config.duration import format_duration, parse_duration
 from runner.config.load import Loaded, load, parse
-from runner.config.model import DaemonSettings, runner_from_json, runner_to_json
+from runner.config.model import Config, DaemonSettings, runner_from_json, runner_to_json
 from runner.config.system_id import PATTERN, load_system_id
 from runner.errors import ConfigInvalid
 
@@ -298,6 +298,15 @@ def test_the_system_id_is_kept(tmp_path: Path) -> None:
     assert load_system_id(tmp_path / "config.toml").value == first.value
     (tmp_path / ".runner_system_id").write_text("nonsense")
     assert load_system_id(tmp_path / "config.toml").created
+
+
+def test_without_a_file_a_user_has_a_state_directory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/me/state")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    found = Config(path=Path("config.toml")).pyrunner
+    assert found.state_dir == Path("/home/me/state/pyrunner")
+    assert found.control_path == Path("/home/me/state/pyrunner/control.sock")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ async def test_no_job_is_asked_for_without_room(fake: FakeCoordinator, make_daem
 
 
 async def test_a_budget_is_kept_and_a_running_job_keeps_its_place(fake: FakeCoordinator, make_daemon: Make) -> None:
-    daemon = make_daemon()
+    port = free_port()
+    daemon = make_daemon(before=f'listen_address = "127.0.0.1:{port}"\n')
     daemon.start()
     marks = daemon.root
     running = add_job(
@@ -95,11 +96,33 @@ async def test_a_budget_is_kept_and_a_running_job_keeps_its_place(fake: FakeCoor
     daemon.start()
     await until(lambda: not workspace(daemon, "old").exists())
     assert workspace(daemon, "new").exists()
+    await until(lambda: metric(port, "pyrunner_disk_removed_total") == 1)
+    assert metric(port, "pyrunner_disk_budget_bytes") == 5 * MIB
+    assert 4 * MIB < metric(port, "pyrunner_disk_used_bytes") < 5 * MIB
     (marks / "go").touch()
     await ended(running)
     assert f"{2 * MIB} data" in running.log
     await until(lambda: not [name for name in os.listdir(daemon.root / "builds" / "lab") if name.startswith(".")])
     await until(lambda: "removed from the disk what was not used for the longest time" in daemon.log)
+
+
+async def test_logs_that_are_kept_have_a_budget(fake: FakeCoordinator, make_daemon: Make) -> None:
+    """The newest stay."""
+    daemon = make_daemon()
+    bounded(daemon, f"records = {3 * MIB}")
+    daemon.start()
+    for number in (1, 2, 3, 4):
+        await ended(add_job(fake, number, "app", [f"head -c {MIB} /dev/zero | tr '\\0' x"]))
+
+    def left() -> list[str]:
+        return sorted(path.name.split("-")[1] for path in (daemon.state / "kept").iterdir() if path.name.startswith("lab-"))
+
+    await until(lambda: "4" in left())
+    await daemon.stop()
+    daemon.start()
+    await until(lambda: left() == ["3", "4"])
+    for path in (daemon.state / "kept").glob("lab-*"):
+        assert sorted(file.name for file in path.iterdir()) == ["report.json", "trace"]
 
 
 async def test_a_workspace_that_is_gone_is_made_again(fake: FakeCoordinator, make_daemon: Make) -> None:

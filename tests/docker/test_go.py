@@ -141,6 +141,21 @@ async def test_what_the_image_sets_is_never_changed(
     assert {name: printed(job, name) for name in own} == own
 
 
+async def test_a_cache_of_the_modules_is_served_and_the_job_told(
+    fake: FakeCoordinator, go_daemon: MakeDaemon, client: docker.APIClient
+) -> None:
+    """As it is written for images whose own place that is, and where no archive can reach it."""
+    go_daemon()
+    image = images.make(client, "golang-path:local", images.golang(), ["ENV GOPATH=/go"])
+    caches = [{"key": "go", "paths": ["/go/pkg/mod/"], "policy": "pull-push", "when": "on_success"}]
+    keep = "echo place=$(go env GOMODCACHE) seen=$(ls $GOMODCACHE | tr '\\n' ' '); mkdir -p $GOMODCACHE/m; touch $GOMODCACHE/m/f"
+    jobs = [await run(fake, number, [keep], image={"name": image}, cache=caches) for number in (1, 2)]
+    assert [printed(job, "place").strip() for job in jobs] == [f"{TARGET}/mod seen=", f"{TARGET}/mod seen=m"]
+    for job in jobs:
+        assert "Cache path /go/pkg/mod/ is served by the Go cache, nothing of it is packed" in job.log
+        assert not [name for name in re.findall(r"section_start:\d+:(\w+)", job.log) if "cache" in name]
+
+
 async def test_accounts_of_images_share_a_store(fake: FakeCoordinator, go_daemon: MakeDaemon, client: docker.APIClient) -> None:
     """What root makes under a umask of its own is everybody's."""
     other = images.make(client, "golang-user:local", images.golang(), ["USER 1234:1234"])

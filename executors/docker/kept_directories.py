@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
-from executors.docker.shelf import Shelf
+from executors.docker.shelf import REMOVE_S, Shelf
 from executors.errors import ExternalFailure
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class KeptDirectories(Shelf):
         """Whoever waits for one of them waits until it is out of sight; the room comes back afterwards."""
         await super().sweep()
         try:
-            failed = await self._trees.sweep(self.root)
-        except OSError as error:
-            failed = {self.root: str(error)}
+            async with asyncio.timeout(REMOVE_S):
+                failed = await self._trees.sweep(self.root)
+        except (OSError, TimeoutError) as error:
+            failed = {self.root: str(error) or "it takes too long"}
         for path, why in failed.items():
             log.warning("could not be removed from the disk", kind="volumes", path=path, error=why)
 

@@ -188,10 +188,18 @@ class WarmParent:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+        self._forget_all()
         self._reap()
 
     def _died(self) -> None:
         log.warning("parent process of supervisors died")
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        """No answer comes any more; whoever needs a supervisor asks the next process."""
+        for answer in self._expected.values():
+            answer.cancel()
+        self._expected.clear()
         self._calls.fail(EnvironmentLost("the parent process of the supervisors died"))
 
     def _reap(self) -> None:

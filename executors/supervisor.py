@@ -20,7 +20,7 @@ from executors.file_operations import Roots, operate, write_all
 from executors.frames import FRAME
 from executors.namespaces import View, make_view
 from executors.processes import descendants, kill_below, process_name, signal_all, signal_group
-from executors.run_process import NEW_STATUS, Run, become, drop_privileges, make_pipe, reserve
+from executors.run_process import NEW_STATUS, Run, drop_privileges, launch, make_pipe, reserve
 from executors.usage import load, save
 
 # Type names only: importing ``typing`` would cost a third of the memory of a supervisor.
@@ -218,9 +218,7 @@ class Supervisor:
             stdin_fd = os.open(request["stdin"], os.O_RDONLY, dir_fd=run_fd)
             opened.append(stdin_fd)
             pipes = [make_pipe(self.user, opened), make_pipe(self.user, opened)]
-            pid = os.fork()
-            if pid == 0:
-                become(request, stdin_fd, pipes, view=self.view, user=self.user)
+            pid = launch(request, stdin_fd, pipes, view=self.view, user=self.user)
         except BaseException:
             for fd in opened:
                 os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -204,7 +205,8 @@ async def test_a_supervisor_whose_daemon_died_at_once_hears_of_its_job_from_the_
 ) -> None:
     job = spec(tmp_path)
     executor.expect(job.record_dir)
-    await until(lambda: is_supervised(job.record_dir))
+    while not is_supervised(job.record_dir):
+        pass  # and nobody reads the answer meanwhile
     await executor.close()
     place = ShellEnvironment(executor, job)
     await place.prepare()
@@ -223,6 +225,36 @@ async def test_nothing_is_done_for_a_job_that_nobody_has_told_of(executor: Shell
     await link.call("close")
     link.close()
     assert not (tmp_path / "x").exists()
+
+
+async def test_a_script_hears_every_signal(executor: ShellExecutor, tmp_path: Path) -> None:
+    """Also where whoever started the daemon did not, as ``nohup``."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        await executor.open()
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    place = ShellEnvironment(executor, spec(tmp_path))
+    await place.prepare()
+    await place.start("1", Script(text=b"grep -E 'Sig(Blk|Ign)' /proc/self/status\n", stage="x"))
+    masks = [int(line.split()[1], 16) for line in (await output(place, "1")).splitlines()]
+    private = 1 << 31 | 1 << 32  # the two of the C library
+    assert [mask & ~private for mask in masks] == [0, 0]
+    await place.cleanup()
+
+
+async def test_a_program_that_cannot_be_started_says_why(place: ShellEnvironment, tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+    status = await place.tool(["no-such-program"], output=lambda piece: pieces.append(piece.data))
+    assert (status.exit_code, b"".join(pieces)) == (127, b"no-such-program: not found\n")
+    pieces.clear()
+    status = await place.tool(["true"], cwd=str(tmp_path / "gone"), output=lambda piece: pieces.append(piece.data))
+    assert (status.exit_code, b"".join(pieces)) == (127, b"true: No such file or directory\n")
+    plain = tmp_path / "plain"
+    plain.write_text("not a program\n")
+    pieces.clear()
+    status = await place.tool([str(plain)], output=lambda piece: pieces.append(piece.data))
+    assert (status.exit_code, b"".join(pieces)) == (126, f"{plain}: Permission denied\n".encode())
 
 
 async def test_what_a_job_cost_includes_what_lives_on(place: ShellEnvironment) -> None:

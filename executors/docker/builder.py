@@ -66,6 +66,7 @@ class Builder:
         self._before_first = before_first
         self._limit_bytes = spec.output_limit_bytes
         self._making: asyncio.Task[str] | None = None
+        self._waking: asyncio.Task[Hijacked] | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._input: Hijacked | None = None
         self._readers: dict[str, LogReader] = {}
@@ -95,6 +96,52 @@ class Builder:
         finally:
             if making.done() and (making.cancelled() or making.exception() is not None):
                 self._making = None
+
+    def begin_early(self) -> None:
+        """Begin to start the container while the sources are fetched: its shell waits for the first script. Where the image
+        has an entrypoint that must not run before they are there. What goes wrong shows when the container is needed."""
+        if self._journal.find("early") is None and not self.has_run and self._place().has_bare_shell:
+            self._waking = asyncio.create_task(self._wake())
+            self._waking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _wake(self) -> Hijacked:
+        container = await self.created()
+        if await self._engine.is_podman():
+            # It may forget the input of a container that waits.
+            raise ExecutorError("not on this engine")
+        self._journal.note("early", container)
+        return await self._connect(container)
+
+    async def _connect(self, container: str) -> Hijacked:
+        shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
+        try:
+            await self._engine.call(lambda client: client.start(container))
+        except BaseException:
+            shell.close()
+            raise
+        return shell
+
+    async def _awake(self) -> tuple[str, Hijacked | None]:
+        """The container of the next script, with the shell that waits in it if there is one. Raises :class:`ExecutorError`."""
+        waking, self._waking = self._waking, None
+        shell: Hijacked | None = None
+        if waking is not None:
+            try:
+                shell = await waking
+            except ExecutorError as error:
+                log.debug("container could not be started early", error=str(error))
+        container = await self.created()
+        if shell is not None:
+            # An engine does not close the input of a container that has ended.
+            if not shell.is_over and await is_running(self._engine, container):
+                return container, shell
+            shell.close()
+        if self._journal.find("early", container) is not None and self._journal.find("used", container) is None:
+            # Its shell has lost whom it was waiting for, and reads nothing any more.
+            self._spend(container)
+            await remove(self._engine, container)
+            container = await self.created()
+        return container, None
 
     async def _make(self) -> str:
         place = self._place()
@@ -139,14 +186,14 @@ class Builder:
         if due is not None and await self._began(due):
             self._journal.note("delivered", run)
             return
-        container = await self.created()
+        container, shell = await self._awake()
         known = self._journal.find("log end", container)
         nonce = secrets.token_hex(16)
         mark = known["mark"] if known is not None else Mark().as_json()
         self._journal.note("ran")
         self._journal.note("used", container)
         self._journal.note("due", run, container=container, nonce=nonce, mark=mark)
-        await self._hand_over(run, container, nonce, script)
+        await self._hand_over(run, container, nonce, script, shell)
 
     async def say_image(self, run: str) -> None:
         """The lines of the image, where its container is new; the same ones for whoever asks again."""
@@ -194,14 +241,14 @@ class Builder:
             self._spend(container)
         return False
 
-    async def _hand_over(self, run: str, container: str, nonce: str, script: Script) -> None:
+    async def _hand_over(self, run: str, container: str, nonce: str, script: Script, shell: Hijacked | None) -> None:
         # In two parts: the script's own text must not look like its beginning.
         begin = f"printf '%s%s\\n' {nonce[:16]} {nonce[16:]}\n{say_at_end(nonce)}"
         program = begin + script.text.decode(errors="surrogateescape")
         line = f"eval {quote(program)}\n"
-        shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
+        if shell is None:
+            shell = await self._connect(container)
         self._input = shell
-        await self._engine.call(lambda client: client.start(container))
         self._just_begun.add(run)
         self._delivering = asyncio.create_task(self._deliver(run, shell, line.encode(errors="surrogateescape")))
         await asyncio.wait([self._delivering], timeout=DELIVERY_S)
@@ -422,11 +469,13 @@ class Builder:
 
     async def detach(self) -> None:
         """Let go of connections and of work that was begun."""
-        tasks = [task for task in (self._delivering, self._making) if task is not None and not task.done()]
+        tasks = [task for task in (self._delivering, self._waking, self._making) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._waking is not None and not self._waking.cancelled() and self._waking.exception() is None:
+            self._waking.result().close()
         if self._input is not None:
             self._input.close()
 

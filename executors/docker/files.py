@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from executors.base import Output, Stream
-from executors.docker.helper import quote
+from executors.docker.carried import SMALL_BYTES, Carrier, ReadBefore
+from executors.docker.helper import INPUT, quote
 from executors.docker.transfers import Exec, TarReader, TarWriter
 from executors.errors import WorkspaceError
 from executors.workspace import EntriesWriter, Entry, FilesReader
@@ -86,25 +87,24 @@ class HelperFiles:
 
     async def read_files(self, root: str, paths: Sequence[str]) -> FilesReader:
         """See :class:`executors.workspace.Workspace`."""
-        await self._helper.start()
-        if paths:
-            text = "".join(f"printf '%s\\0' {_words(batch)} >>{LIST}\n" for batch in _batches(paths))
-            await self._do("read files", f"rm -f {LIST}\n{text}")
+        text = "".join(f"printf '%s\\0' {_words(batch)} >>{LIST}\n" for batch in _batches(paths))
         script = (
             f"{self._enter(root, 'exit 0')}if tar --version 2>/dev/null | grep -q GNU; then\n"
             f"exec tar -cf - --no-recursion --hard-dereference --ignore-failed-read --null --no-unquote -T {LIST} 2>/dev/null\n"
             f"fi\nexec xargs -0 tar -cf - <{LIST} 2>/dev/null"
         )
+        _, data = await self._do("read files", f"rm -f {LIST}\n{text}(\n{script}\n) | head -c {SMALL_BYTES + 1}")
+        if len(data) <= SMALL_BYTES:
+            return TarReader(ReadBefore(data), paths)
         return TarReader(Exec(self._engine, self._helper.container, script), paths)
 
     async def write_entries(self, root: str) -> EntriesWriter:
         """See :class:`executors.workspace.Workspace`."""
         await self._helper.start()
-        script = (
-            f"umask {self._helper.umask}\n{self._clear(f'{root}/')}mkdir -p {quote(root)} && cd {quote(root)} || exit\n"
-            f"tar -xpf - 2>{ERRORS} || {{ status=$?; head -c 2000 {ERRORS} >&2; exit $status; }}"
-        )
-        return TarWriter(Exec(self._engine, self._helper.container, script), root)
+        script = f"umask {self._helper.umask}\n{self._clear(f'{root}/')}mkdir -p {quote(root)} && cd {quote(root)} || exit\n"
+        behind = f" 2>{ERRORS} || {{ status=$?; head -c 2000 {ERRORS} >&2; exit $status; }}"
+        carrier = Carrier(self._helper, f"{script}tar -xpf {INPUT}{behind}")
+        return TarWriter(Exec(self._engine, self._helper.container, f"{script}tar -xpf -{behind}"), root, carrier)
 
     async def remove(self, paths: Sequence[str]) -> None:
         """See :class:`executors.workspace.Workspace`."""

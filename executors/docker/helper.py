@@ -25,6 +25,8 @@ log = structlog.get_logger()
 ATTACHED = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
 # Longest part of a mark behind its nonce.
 STATUS_BYTES = 8
+# Where commands find their input, in the container.
+INPUT = "/tmp/pyrunner-input"  # noqa: S108
 
 
 def quote(word: str) -> str:
@@ -95,29 +97,40 @@ class Helper:
         # What an entrypoint writes comes before the first mark, and is nobody's output.
         await self._feed(f"chmod 0777 {paths}" if paths else ":", None)
 
-    async def run(self, text: str, output: OutputSink | None = None) -> int:
-        """Run commands in a subshell and give its status; files that they make get ``umask``.
+    async def run(self, text: str, output: OutputSink | None = None, data: bytes = b"") -> int:
+        """Run commands in a subshell and give its status; files that they make get ``umask``. They find ``data``, where there
+        is any, in the file :data:`INPUT`.
 
         When it is cancelled, or loses its shell, the container is removed with everything that ran in it.
         """
         async with self._lock:
             await self._start()
             try:
-                return await self._feed(text, output)
+                return await self._feed(text, output, data)
             except BaseException as error:
                 await asyncio.shield(self._throw_away())
                 if isinstance(error, OSError | asyncio.IncompleteReadError):
                     raise EnvironmentLost("the helper container is gone") from error
                 raise
 
-    async def _feed(self, text: str, output: OutputSink | None) -> int:
+    async def _feed(self, text: str, output: OutputSink | None, data: bytes = b"") -> int:
+        tell = f"printf '%s%d\\n' {quote(self._nonce)}"
+        work = f"(umask {self.umask}\n{text}\n) </dev/null\npyrunner_status=$?\n"
+        if not data:
+            return await self._send(
+                f"{work}{tell} $pyrunner_status >&2\n{tell} $pyrunner_status\n".encode(errors="surrogateescape"), output
+            )
+        # The shell has read the whole command before it says that it is ready, and nothing behind it was sent. It ends where
+        # not all of the data was taken: no byte of that may be read as a command.
+        take = f"{tell} 0 >&2\n{tell} 0\nhead -c {len(data)} >{INPUT} || exit\n"
+        line = f"{{ {take}{work}rm -f {INPUT}\n{tell} $pyrunner_status >&2\n{tell} $pyrunner_status\n}}\n"
+        await self._send(line.encode(errors="surrogateescape"), None)
+        return await self._send(data, output)
+
+    async def _send(self, data: bytes, output: OutputSink | None) -> int:
+        """What the shell is to read, up to the mark with which it answers."""
         assert self._shell is not None
-        mark = quote(self._nonce)
-        line = (
-            f"(umask {self.umask}\n{text}\n) </dev/null\n"
-            f"pyrunner_status=$?\nprintf '%s%d\\n' {mark} $pyrunner_status >&2\nprintf '%s%d\\n' {mark} $pyrunner_status\n"
-        )
-        sending = asyncio.ensure_future(self._shell.send(line.encode(errors="surrogateescape")))
+        sending = asyncio.ensure_future(self._shell.send(data))
         try:
             return await self._until_mark(output)
         finally:

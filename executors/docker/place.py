@@ -63,6 +63,7 @@ class JobPlace:
     image: str = ""
     image_user: str = ""
     image_id: str = ""
+    image_entrypoint: tuple[str, ...] = ()
     helper_image: str = ""
     hardened: bool = True
     volumes: Volumes = field(default_factory=lambda: Volumes(mounts=(), protected=False))
@@ -192,6 +193,7 @@ class JobPlace:
                 group.create_task(self._run_services(helper, service_lines), name="services")
             image = build.result()
             self.image, self.image_user, self.image_id = image.reference, image.user, image.id
+            self.image_entrypoint = image.entrypoint
         if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
             self.lines.add(Level.PLAIN, NO_UMASK)
 
@@ -270,6 +272,12 @@ class JobPlace:
         )
         around = self._with_mounts(self.spec.mounts)
         return build_container(self.table, around, process, asked_image=asked.name if asked is not None else "")
+
+    @property
+    def has_bare_shell(self) -> bool:
+        """Whether nothing but a shell runs in the container of the scripts when it starts; for whoever has made the place."""
+        asked = self.spec.image
+        return not self.image_entrypoint and (asked is None or not asked.entrypoint)
 
     def _with_mounts(self, mounts: Sequence[Mount]) -> Surroundings:
         assert self.around is not None

@@ -44,9 +44,13 @@ class JobFiles(HelperFiles):
         self._starting: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Begin to start the helper; what goes wrong shows when it is needed."""
-        self._starting = asyncio.create_task(self._helper.start())
+        """Begin to start the helper, and behind it the job's own container; what goes wrong shows when they are needed."""
+        self._starting = asyncio.create_task(self._start())
         self._starting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _start(self) -> None:
+        await self._helper.start()
+        self._builder.begin_early()
 
     @property
     def is_direct(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from executors.docker.blocking import BlockingStream
+from executors.docker.carried import SMALL_BYTES, Carrier, ReadBefore
 from executors.docker.client import Engine
 from executors.docker.errors import NotFound
 from executors.errors import EntryRefused, EnvironmentLost, ExecutorError, WorkspaceError
@@ -126,7 +127,7 @@ class Exec:
 class _Stdout(io.RawIOBase):
     """Standard output of a program as a file."""
 
-    def __init__(self, program: Exec) -> None:
+    def __init__(self, program: Exec | ReadBefore) -> None:
         self._program = program
         self._rest = memoryview(b"")
 
@@ -145,7 +146,7 @@ class _Stdout(io.RawIOBase):
 class TarredFile:
     """See :class:`executors.workspace.FileContent`: a file that comes out of a tar stream."""
 
-    def __init__(self, program: Exec, path: str, size: int, content: IO[bytes] | None, error: str = "") -> None:
+    def __init__(self, program: Exec | ReadBefore, path: str, size: int, content: IO[bytes] | None, error: str = "") -> None:
         self._program = program
         self.path = path
         self.size = size
@@ -165,7 +166,7 @@ class TarReader:
     """See :class:`executors.workspace.FilesReader`: files that a program writes as a tar file, in the order of ``paths``.
     Those that are missing in it were not there."""
 
-    def __init__(self, program: Exec, paths: Sequence[str]) -> None:
+    def __init__(self, program: Exec | ReadBefore, paths: Sequence[str]) -> None:
         self._program = program
         self._paths = list(paths)
 
@@ -214,11 +215,13 @@ class TarReader:
 
 
 class TarWriter:
-    """See :class:`executors.workspace.EntriesWriter`: entries that a program reads as a tar file."""
+    """See :class:`executors.workspace.EntriesWriter`: entries that a program reads as a tar file. The program is started
+    for many bytes only; few go with ``carrier``."""
 
-    def __init__(self, program: Exec, root: str) -> None:
+    def __init__(self, program: Exec, root: str, carrier: Carrier) -> None:
         self._program = program
         self._root = root
+        self._carrier = carrier
         self._buffer = bytearray()
         self._is_started = False
 
@@ -245,18 +248,22 @@ class TarWriter:
     def finish(self) -> None:
         """See :class:`executors.workspace.EntriesWriter`."""
         self._put(bytes(2 * BLOCK))
-        self._flush()
-        self._program.end_input()
-        try:
-            status = self._program.finish()
-        except (OSError, ExecutorError) as error:
-            raise self._program.broken("write files", error) from error
+        if not self._is_started:
+            status, errors = self._carrier.run(bytes(self._buffer)), self._carrier.errors
+        else:
+            self._flush()
+            self._program.end_input()
+            try:
+                status = self._program.finish()
+            except (OSError, ExecutorError) as error:
+                raise self._program.broken("write files", error) from error
+            errors = self._program.errors
         if status != 0:
-            raise self._refusal(status)
+            raise self._refusal(status, errors)
 
-    def _refusal(self, status: int) -> WorkspaceError:
+    def _refusal(self, status: int, errors: bytes) -> WorkspaceError:
         """What the program could not do, in the words of the contract where it says them."""
-        said = self._program.errors.decode(errors="replace").strip()
+        said = errors.decode(errors="replace").strip()
         for line in said.splitlines():
             parts = line.split(": ")
             reason = parts[-1].removesuffix("\n")
@@ -267,7 +274,7 @@ class TarWriter:
 
     def _put(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) >= BUFFER_BYTES:
+        if len(self._buffer) >= (BUFFER_BYTES if self._is_started else SMALL_BYTES):
             self._flush()
 
     def _flush(self) -> None:
@@ -282,6 +289,7 @@ class TarWriter:
 
     def close(self) -> None:
         """See :class:`executors.workspace.EntriesWriter`."""
+        self._carrier.close()
         self._program.close()
 
     def dispose(self) -> None:

@@ -234,7 +234,8 @@ async def test_helper_that_vanishes_while_it_gives_artifacts(
 ) -> None:
     gone = Meddling(pattern="POST /containers/([0-9a-f]+)/exec", act=lambda found: client.remove_container(found[1], force=True))
     variables = {"EXECUTOR_JOB_SECTION_ATTEMPTS": "2"}
-    job = await run(with_sources(fake, ["cp README out"], artifacts=ARTIFACTS, variables=variables), gone)
+    script = ["head -c 4000000 /dev/urandom >out"]
+    job = await run(with_sources(fake, script, artifacts=ARTIFACTS, variables=variables), gone)
     assert job.state == "success", job.log
     assert len(job.artifacts) == 1
 

@@ -25,6 +25,7 @@ DOCKER_FACTS = (
     "attempt",
     "prepared",
     "build",
+    "early",
     "image lines 1",
     "ran",
     "due 1",

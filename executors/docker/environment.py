@@ -23,6 +23,7 @@ from executors.docker.measures import READ, Used, parse, stats_of, sum_up
 from executors.docker.ownership import image_owner
 from executors.docker.place import JobPlace, explained
 from executors.docker.scratch import JobFiles
+from executors.docker.service_usage import ServiceUsage
 from executors.docker.sweep import remove_all
 from executors.errors import ExecutorError, InvalidSpec, WorkspaceError
 from executors.workspace import Workspace
@@ -62,6 +63,7 @@ class DockerEnvironment:
         self._helper = Helper(self._engine, self._make_helper, lambda: self._known.volumes.open_to_all, umask=umask)
         self._builder = Builder(self._engine, self._journal, lambda: self._known, spec, self._before_scripts)
         self._hooks = HookRuns(self._helper)
+        self._service_usage = ServiceUsage(self._engine, self._journal)
         self._files = JobFiles(self._engine, self._helper, self._builder, lambda: self._known, self._need)
         self.files: Workspace = self._files
 
@@ -88,7 +90,7 @@ class DockerEnvironment:
             await self._note_earlier_helper()
             self._is_prepared = True
             self._builder.begin()
-            await self._show_services()
+            await self._watch_services()
             return
         attempt = secrets.token_hex(8)
         self._journal.note("attempt", attempt=attempt)
@@ -104,9 +106,18 @@ class DockerEnvironment:
         self._builder.begin()
         if self._need.uses_tools:
             self._files.begin()
-        await self._show_services()
+        await self._watch_services()
 
-    # What services write while scripts run
+    # Services while scripts run
+
+    async def _watch_services(self) -> None:
+        services = self._known.services
+        if services is None or not services.services:
+            return
+        if not services.running:
+            await services.find()
+        self._service_usage.watch(service.container for service in services.running)
+        await self._show_services()
 
     async def _show_services(self) -> None:
         """Keep what services write from now on, where that is wanted."""
@@ -143,6 +154,7 @@ class DockerEnvironment:
         return text, json.dumps({name: mark.as_json() for name, mark in self._positions.items()})
 
     def _stop_showing(self) -> None:
+        self._service_usage.close()
         if self._showing is not None:
             self._showing.cancel()
 
@@ -271,18 +283,13 @@ class DockerEnvironment:
         return ExitStatus(exit_code=status)
 
     async def usage(self) -> Usage | None:
-        """See :class:`executors.base.MeasuresUsage`: of the containers of scripts, helpers and services. A service that has
-        ended is not counted."""
+        """See :class:`executors.base.MeasuresUsage`: of the containers of scripts, helpers and services."""
         runs = self._builder.used()
         if runs is None or self._place is None:
             return None
-        found = [*runs, *(Used.from_json(one) for one in self._journal.all("used by helper").values())]
-        services = self._place.services
-        if services is not None and services.services and not services.running:
-            await services.find()
-        running = services.running if services is not None else ()
-        asked = [self._helper_used(), *(stats_of(self._engine, service.container) for service in running)]
-        return sum_up([*found, *(used for used in await asyncio.gather(*asked) if used is not None)])
+        earlier = [Used.from_json(one) for one in self._journal.all("used by helper").values()]
+        helper, services = await asyncio.gather(self._helper_used(), self._service_usage.found())
+        return sum_up([*runs, *earlier, *services, *([helper] if helper is not None else [])])
 
     async def _helper_used(self) -> Used | None:
         if not self._helper.is_running:

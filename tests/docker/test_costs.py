@@ -125,6 +125,44 @@ async def test_helper_and_services_count(fake: FakeCoordinator, measured: Daemon
     assert total_s(await costs(measured, 1)) > cpu_s + 0.5
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["one daemon", "another daemon"])
+async def test_a_service_that_has_ended_counts(
+    fake: FakeCoordinator, measured: Daemon, client: docker.APIClient, dies: bool
+) -> None:
+    """With what it had used when it was looked at last, before it ended."""
+    measured.start()
+    service: dict[str, Any] = {"name": "busybox:local", "alias": "x", "entrypoint": ["sh", "-c"]}
+    service["command"] = [f"{BURN.format(1500000)}; until [ -e /cache/end ]; do sleep 0.1; done"]
+    payload = job_payload(1, ["until [ -e /cache/go ]; do sleep 0.1; done", LOOK], services=[service])
+    job = fake.add_job(payload)
+
+    def noted_s() -> float:
+        lines = [line for path in (measured.state / "jobs").glob("*/docker.jsonl") for line in path.read_text().splitlines(True)]
+        noted = [json.loads(line) for line in lines if "used by service" in line and line.endswith("\n")]
+        return total_s(noted[-1]) if noted else 0.0
+
+    def of_kind(kind: str) -> str:
+        label = f"com.gitlab.gitlab-runner.type={kind}"
+        (found,) = client.containers(filters={"label": [*state_filter(measured)["label"], label]})
+        return str(found["Id"])
+
+    await until(lambda: noted_s() > 0.5 or job.ended.is_set(), 120)
+    assert not job.ended.is_set(), job.log
+    before_s = noted_s()
+    build, ends = of_kind("build"), of_kind("service")
+    if dies:
+        measured.kill()
+    client.exec_start(client.exec_create(build, ["touch", "/cache/end"])["Id"])
+    client.wait(ends, timeout=60)
+    if dies:
+        measured.start()
+    client.exec_start(client.exec_create(build, ["touch", "/cache/go"])["Id"])
+    await ended(job)
+    assert job.state == "success", job.log
+    ((cpu_s, _),) = looks(job)
+    assert total_s(await costs(measured, 1)) >= cpu_s + before_s * 0.95
+
+
 async def test_nothing_is_said_where_it_is_lost(fake: FakeCoordinator, measured: Daemon, client: docker.APIClient) -> None:
     measured.start()
     job = fake.add_job(job_payload(1, ["echo begun", "sleep 600"]))

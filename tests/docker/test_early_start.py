@@ -104,6 +104,7 @@ async def test_files_go_out_and_in(fake: FakeCoordinator, make_daemon: MakeDaemo
         second = await ended(fake.add_job(job_payload(2, ["sha256sum -c /cache/sums"], **changes)))
         assert second.state == "success", second.log
         assert "Successfully extracted cache" in second.log
+        await daemon.stop()
         programs = [line for line in between.requests if line.endswith("/exec")]
         # Two caches and artifacts out, a cache in; the second job has nothing new to save.
         assert (len(programs) > 0) is (size > 2 * MEBIBYTE), programs

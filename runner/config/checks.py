@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from executors.registry import Kind
-from runner.config.diagnostics import did_you_mean
+from runner.config.diagnostics import Diagnostic, Severity, did_you_mean
+from runner.config.model import Config
 from runner.config.schema import LATER_EXECUTORS, REFUSED_EXECUTORS
 from runner.config.tables import Reader
 from runner.errors import CoordinatorError
@@ -57,6 +58,18 @@ def check_token(reader: Reader, token: str, name: str, *place: str | int) -> Non
     """A token is printable ASCII without blanks; what else there is was copied along with it."""
     if not _TOKEN.fullmatch(token):
         reader.warn("odd-token", f'the token of runner "{name}" has blanks or letters that no token has', *place)
+
+
+def readable_by_all(config: Config) -> Diagnostic | None:
+    """A finding for a file that every account of the host may read, jobs among them, where it holds a token."""
+    holds = next((one for one in config.runners if one.token and not one.token_reference and not one.pyrunner.token_file), None)
+    if holds is None:
+        return None
+    text = f"every account of this host can read the token of runner {holds.name!r}"
+    hint = f"chmod 600 {config.path}"
+    return Diagnostic(
+        path=config.path, severity=Severity.WARNING, code="readable-by-all", text=text, line=holds.line, column=1, hint=hint
+    )
 
 
 def check_labels(reader: Reader, labels: Mapping[str, str], place: Place) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from executors.registry import Kind
 from runner.config import schema
 from runner.config.cache import cache
-from runner.config.checks import check_executor, check_labels, check_token, check_url
+from runner.config.checks import check_executor, check_labels, check_token, check_url, readable_by_all
 from runner.config.diagnostics import Diagnostic, Severity, did_you_mean
 from runner.config.duration import parse_duration
 from runner.config.go import go
@@ -54,7 +56,11 @@ class Loaded:
 
 def load(path: Path, *, environ: Mapping[str, str], executors: Mapping[str, Kind]) -> Loaded:
     """Read and check a file. Raises :class:`OSError` when it cannot be read."""
-    return parse(path.read_bytes(), path, environ=environ, executors=executors)
+    with path.open("rb") as file:
+        is_open = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
+        loaded = parse(file.read(), path, environ=environ, executors=executors)
+    found = readable_by_all(loaded.config) if is_open and loaded.config is not None else None
+    return replace(loaded, diagnostics=(found, *loaded.diagnostics)) if found is not None else loaded
 
 
 def parse(raw: bytes, path: Path, *, environ: Mapping[str, str], executors: Mapping[str, Kind]) -> Loaded:

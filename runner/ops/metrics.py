@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -25,6 +26,7 @@ STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 MEMORY_BUCKETS = tuple(2**20 * size for size in (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536))
 NO_CLIENT = -100
 MODE = "traditional"
+Family = TypeVar("Family", Counter, Gauge, Histogram)
 FAILURES = ("job_failure", "no_free_executor", "other")
 
 
@@ -70,6 +72,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._system_id = system_id
         self.registry = CollectorRegistry(auto_describe=False)
+        self._of_runners: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
         ProcessCollector(registry=self.registry)
         self.registry.register(_State(system_id, snapshot))
         self._jobs = self._counter("jobs", "Jobs handled", RUNNER)
@@ -116,19 +119,28 @@ class Metrics:
         }
 
     def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
-        return Counter(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry)
+        return self._kept(Counter(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry), labels)
 
     def _level(self, name: str, text: str, labels: Iterable[str]) -> Gauge:
-        return Gauge(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry)
+        return self._kept(Gauge(f"gitlab_runner_{name}", text, tuple(labels), registry=self.registry), labels)
 
     def _histogram(self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"gitlab_runner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+        found = Histogram(f"gitlab_runner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+        return self._kept(found, labels)
 
     def _own_histogram(self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"pyrunner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+        found = Histogram(f"pyrunner_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+        return self._kept(found, labels)
 
     def _own_counter(self, name: str, text: str, labels: Iterable[str]) -> Counter:
-        return Counter(f"pyrunner_{name}", text, tuple(labels), registry=self.registry)
+        return self._kept(Counter(f"pyrunner_{name}", text, tuple(labels), registry=self.registry), labels)
+
+    def _kept(self, family: Family, labels: Iterable[str]) -> Family:
+        """Remember a family whose series are those of runners."""
+        names = tuple(labels)
+        if "runner" in names:
+            self._of_runners.append((family, names))
+        return family
 
     def page(self) -> bytes:
         """The text of ``/metrics``."""
@@ -147,11 +159,11 @@ class Metrics:
 
     def forget(self, runner: RunnerConfig) -> None:
         """A runner left the configuration: its series go."""
-        for family in self._families():
-            try:
-                family.remove(*self._labels(runner))
-            except KeyError:
-                continue
+        for family, names in self._of_runners:
+            samples = [sample for metric in family.collect() for sample in metric.samples]
+            for series in {tuple(sample.labels[name] for name in names) for sample in samples}:
+                if series[names.index("runner")] == runner.short_token:
+                    family.remove(*series)
 
     def _labels(self, runner: RunnerConfig) -> tuple[str, str, str]:
         return runner.short_token, runner.name, self._system_id

@@ -243,6 +243,7 @@ DAEMON_DIFFERS: dict[str, DaemonDifference] = {
     "reload-unhealthy-cleared": DaemonDifference(SAME, log=False),
     "reload-broken": DaemonDifference(SAME, log=False),
     "reload-older-mtime": DaemonDifference("a changed file is seen whatever its time", log=False),
+    "reload-remove-runner": DaemonDifference("all series of a runner that is gone go", pages=("GET /metrics",)),
     "http-during-forceful": DaemonDifference(STUBBORN, exit_code=0, jobs=False),
     "signal-sigterm-trap-shutdown-timeout": DaemonDifference(STUBBORN, exit_code=0, jobs=False),
     "key-output-limit": DaemonDifference(CUT, log=False),

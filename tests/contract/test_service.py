@@ -43,7 +43,7 @@ def test_the_unit_is_what_the_readme_says() -> None:
     account, builds = "pyrunner-job", "/var/lib/pyrunner"
     assert f" --working-directory {builds} --user {account}\n" in unit
     assert f" -o {account} -g {account} {builds}/builds\n" in unit
-    assert f"useradd --system --create-home --shell /bin/bash {account}\n" in readme
+    assert f"useradd --system --create-home --skel /dev/null --shell /bin/bash {account}\n" in readme
 
 
 async def test_the_daemon_tells_its_service_manager(

@@ -33,7 +33,7 @@ def codes(loaded: Loaded) -> list[str]:
 
 
 def test_the_example_has_no_findings() -> None:
-    loaded = load(ROOT / "config.toml.example", environ={}, executors=KINDS)
+    loaded = read((ROOT / "config.toml.example").read_bytes())
     assert [str(found) for found in loaded.diagnostics] == []
     assert loaded.config is not None
     assert loaded.config.runners
@@ -298,6 +298,20 @@ def test_the_system_id_is_kept(tmp_path: Path) -> None:
     assert load_system_id(tmp_path / "config.toml").value == first.value
     (tmp_path / ".runner_system_id").write_text("nonsense")
     assert load_system_id(tmp_path / "config.toml").created
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "codes_found"),
+    [(0o644, "glrt-x", ["readable-by-all"]), (0o640, "glrt-x", []), (0o644, "$TOKEN", [])],
+    ids=["all", "a group", "no token in it"],
+)
+def test_a_token_that_everybody_can_read_is_warned_of(mode: int, token: str, codes_found: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(RUNNER.replace("glrt-x", token))
+    path.chmod(mode)
+    loaded = load(path, environ={"TOKEN": "glrt-x"}, executors=KINDS)
+    assert codes(loaded) == codes_found
+    assert [found.hint for found in loaded.diagnostics] == [f"chmod 600 {path}"] * len(codes_found)
 
 
 def test_without_a_file_a_user_has_a_state_directory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from executors.docker.helper import quote
 from executors.docker.lines import KeptLines, Level
 from executors.docker.logs import LogReader, Mark, has_begun
 from executors.docker.measures import Used, say_at_end, stats_of
+from executors.docker.memory import KILLED, memory_remarks
 from executors.docker.stopping import is_running, stop_container
 from executors.errors import EnvironmentLost, ExecutorError
 
@@ -40,9 +40,6 @@ log = structlog.get_logger()
 DELIVERY_S = 5.0
 ENGINE_PATIENCE_S = 60.0
 ENGINE_POLL_S = 0.5
-KILLED = (137, 143, 255)
-# How much later than the end of a container an engine may say that memory ran out.
-OOM_SAID_S = 2.0
 # States of a container that is being removed.
 VANISHING = ("removing", "dead")
 MIB = 1024 * 1024
@@ -402,7 +399,7 @@ class Builder:
         known = self._ends.pop(run, None)
         if known is not None:
             exit_code = int(known["State"]["ExitCode"])
-            return exit_code, await self._memory_remarks(container, known, exit_code)
+            return exit_code, await self._memory_remarks(run, container, known, exit_code)
         while True:
             try:
                 async with self._engine.stream("POST", f"/containers/{container}/wait") as response:
@@ -423,20 +420,15 @@ class Builder:
                 await asyncio.sleep(ENGINE_POLL_S)
                 continue
             exit_code = int(answer["StatusCode"])
-            return exit_code, await self._memory_remarks(container, about, exit_code)
+            return exit_code, await self._memory_remarks(run, container, about, exit_code)
 
-    async def _memory_remarks(self, container: str, about: Any, exit_code: int) -> list[str]:
-        """What to say of the memory of a container that has ended. Of one that was killed, and not by us, the engine may say a
-        little later that it ran out of it."""
-        if exit_code in KILLED and about["HostConfig"].get("Memory") and self._journal.find("spent", container) is None:
-            end = time.monotonic() + OOM_SAID_S
-            while not about["State"].get("OOMKilled") and time.monotonic() < end:
-                await asyncio.sleep(ENGINE_POLL_S)
-                try:
-                    about = await self._engine.call(lambda client: client.inspect_container(container))
-                except (NotFound, EngineUnreachable):
-                    break
-        return _oom(about) if exit_code else []
+    async def _memory_remarks(self, run: str, container: str, about: Any, exit_code: int) -> list[str]:
+        used = self._journal.find("used by", run)
+        oom_kills = Used.from_json(used).oom_kills if used is not None else 0
+        was_stopped = self._journal.find("spent", container) is not None
+        return await memory_remarks(
+            self._engine, container, about, exit_code=exit_code, was_stopped=was_stopped, oom_kills=oom_kills
+        )
 
     async def stop(self, run: str, *, grace_s: float, all_processes: bool) -> None:
         """End a run; the next script gets another container."""
@@ -493,12 +485,3 @@ def _between(piece: Output, begin: int, end: int | None) -> Output | None:
         return piece
     data = piece.data[to_skip : len(piece.data) - to_drop]
     return replace(piece, data=data, next_offset=piece.next_offset - to_drop) if data else None
-
-
-def _oom(about: Any) -> list[str]:
-    """What to say of a container that ran out of memory."""
-    if not about["State"].get("OOMKilled"):
-        return []
-    limit = int(about["HostConfig"].get("Memory") or 0)
-    shown = f" (limit {limit // MIB} MiB)" if limit else ""
-    return [f"Container was out of memory{shown}"]

@@ -40,7 +40,7 @@ if [ "$pyrunner_number" = 0 ] && [ "$pyrunner_line" != / ]; then pyrunner_path=$
 case ,$pyrunner_names, in *,cpuacct,*) pyrunner_group=$pyrunner_line ;; esac
 done </proc/self/cgroup
 for pyrunner_file in cpuacct/cpuacct.usage cpuacct/cpuacct.usage_user memory/memory.max_usage_in_bytes \
-"$pyrunner_path/cpu.stat" "$pyrunner_path/memory.peak"; do
+memory/memory.oom_control "$pyrunner_path/cpu.stat" "$pyrunner_path/memory.peak" "$pyrunner_path/memory.events"; do
 case $pyrunner_group$pyrunner_file in /cpuacct*|/memory/*) continue ;; esac
 if [ -r "/sys/fs/cgroup/$pyrunner_file" ]; then
 while read -r pyrunner_line; do
@@ -63,20 +63,32 @@ def say_at_end(nonce: str) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
     """What one container has used since it was started. ``peak_bytes`` is the most memory at one time, with what the kernel
-    keeps of files for it; None where nobody counted."""
+    keeps of files for it; None where nobody counted. ``oom_kills`` are processes that the kernel has ended for want of memory,
+    as far as it was asked."""
 
     cpu_user_s: float
     cpu_system_s: float
     peak_bytes: int | None
+    oom_kills: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For a journal."""
-        return {"cpu_user_s": self.cpu_user_s, "cpu_system_s": self.cpu_system_s, "peak_bytes": self.peak_bytes}
+        return {
+            "cpu_user_s": self.cpu_user_s,
+            "cpu_system_s": self.cpu_system_s,
+            "peak_bytes": self.peak_bytes,
+            "oom_kills": self.oom_kills,
+        }
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Used:
         """From a journal."""
-        return cls(cpu_user_s=found["cpu_user_s"], cpu_system_s=found["cpu_system_s"], peak_bytes=found["peak_bytes"])
+        return cls(
+            cpu_user_s=found["cpu_user_s"],
+            cpu_system_s=found["cpu_system_s"],
+            peak_bytes=found["peak_bytes"],
+            oom_kills=found.get("oom_kills", 0),
+        )
 
 
 def parse(text: str) -> Used | None:
@@ -91,7 +103,13 @@ def parse(text: str) -> Used | None:
         user_s = min(int(found.get("cpu.stat user_usec", 0)) / 1e6, total_s)
     else:
         return None
-    return Used(cpu_user_s=user_s, cpu_system_s=total_s - user_s, peak_bytes=int(peak) if peak is not None else None)
+    kills = found.get("memory/memory.oom_control oom_kill") or found.get("memory.events oom_kill") or 0
+    return Used(
+        cpu_user_s=user_s,
+        cpu_system_s=total_s - user_s,
+        peak_bytes=int(peak) if peak is not None else None,
+        oom_kills=int(kills),
+    )
 
 
 async def stats_of(engine: Engine, container: str) -> Used | None:

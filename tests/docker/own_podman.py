@@ -58,6 +58,8 @@ class OwnPodman:
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command("system", "service", "--time", "0", self.host),
+                # What watches over a container leaves a file where it was started when memory runs out.
+                cwd=self._root,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

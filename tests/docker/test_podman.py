@@ -224,6 +224,26 @@ async def test_a_killed_daemon_loses_nothing(fake: FakeCoordinator, on_podman: C
     await nothing_left(podman, daemon)
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("tail /dev/zero", "Container was out of memory (limit 16 MiB)"),
+        ("x=a; while :; do x=$x$x; done", "Container was out of memory (limit 16 MiB)"),
+        ("exit 137", ""),
+    ],
+    ids=["a program", "the shell", "neither"],
+)
+async def test_memory_that_runs_out_is_explained(
+    script: str, said: str, fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman
+) -> None:
+    daemon = on_podman(docker='    memory = "16m"\n')
+    job = await ended(fake.add_job(job_payload(1, ["echo begun", script])))
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 137), job.log + daemon.log
+    assert said in job.log, job.log
+    assert ("out of memory" in job.log) is bool(said)
+    await nothing_left(podman, daemon)
+
+
 async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
     """Their containers are made at once, two with the same volumes for each job. The network is the host's:
     connections through a bridge of netavark 1.4 may hang when containers come and go."""

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,33 @@ def _nearest(directory: Path) -> Path:
     return directory
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The time from reading a file to saving it, in which no other process of ours edits one of its directory."""
+    directory = path.resolve().parent
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # what stands in the way of saving is said then
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
 def append_runner(path: Path, values: Mapping[str, Any]) -> None:
     """Add an entry at the end; a missing file is created (0600, its directory 0700)."""
-    text = _read(path) if path.exists() else NEW_FILE
-    if text and not text.endswith("\n"):
-        text += "\n"
-    text = f"{text}\n{runner_text(values)}"
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid(
-            f"saving the file: {path}: an entry cannot be added, write runners as [[runners]]: {error}"
-        ) from error
-    save(path, text)
+    with _alone(path):
+        text = _read(path) if path.exists() else NEW_FILE
+        if text and not text.endswith("\n"):
+            text += "\n"
+        text = f"{text}\n{runner_text(values)}"
+        try:
+            tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigInvalid(
+                f"saving the file: {path}: an entry cannot be added, write runners as [[runners]]: {error}"
+            ) from error
+        save(path, text)
 
 
 def runner_text(values: Mapping[str, Any]) -> str:
@@ -84,14 +98,15 @@ def _table_lines(name: str, values: Mapping[str, Any], indent: str) -> list[str]
 
 def remove_runners(path: Path, indexes: Sequence[int]) -> None:
     """Take entries out, with the comments that stand right above them; the former file stays as ``.bak`` where it can."""
-    text = _read(path)
-    wanted = _without(tomllib.loads(text), indexes)
-    left = _without_lines(text, indexes)
-    if left is None or tomllib.loads(left) != wanted:
-        left = _without_entries(text, indexes)
-    with contextlib.suppress(OSError):
-        _write_new(path.with_name(path.name + ".bak"), text.encode(), 0o600)
-    save(path, left)
+    with _alone(path):
+        text = _read(path)
+        wanted = _without(tomllib.loads(text), indexes)
+        left = _without_lines(text, indexes)
+        if left is None or tomllib.loads(left) != wanted:
+            left = _without_entries(text, indexes)
+        with contextlib.suppress(OSError):
+            _write_new(path.with_name(path.name + ".bak"), text.encode(), 0o600)
+        save(path, left)
 
 
 def _runners_key(document: Iterable[str]) -> str:
@@ -158,18 +173,19 @@ def set_runner_values(path: Path, index: int, values: Mapping[str, Any]) -> None
     """Change values of one entry, and nothing else."""
     import tomlkit
 
-    document = tomlkit.parse(_read(path))
-    runners: Any = document[_runners_key(document)]
-    entry = runners[index]
-    for key, value in values.items():
-        name = next((known for known in entry if known.lower() == key.lower()), None)
-        if name is not None:
-            entry[name] = value
-            continue
-        item = tomlkit.item(value)
-        item.trivia.indent = _indent_of(entry)
-        entry[key] = item
-    save(path, tomlkit.dumps(document))
+    with _alone(path):
+        document = tomlkit.parse(_read(path))
+        runners: Any = document[_runners_key(document)]
+        entry = runners[index]
+        for key, value in values.items():
+            name = next((known for known in entry if known.lower() == key.lower()), None)
+            if name is not None:
+                entry[name] = value
+                continue
+            item = tomlkit.item(value)
+            item.trivia.indent = _indent_of(entry)
+            entry[key] = item
+        save(path, tomlkit.dumps(document))
 
 
 def _indent_of(entry: Any) -> str:

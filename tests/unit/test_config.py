@@ -249,6 +249,14 @@ def test_changing_a_value_leaves_the_rest_as_it_is(path: Path) -> None:
     assert path.read_text() == CONFIG.replace('"glrt-1"', '"glrt-new"')
 
 
+def test_entries_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "conf" / "config.toml"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: edit.append_runner(path, {"name": f"n{number}", "token": f"glrt-{number}"}), range(24)))
+    names = [entry["name"] for entry in tomllib.loads(path.read_text())["runners"]]
+    assert sorted(names) == sorted(f"n{number}" for number in range(24))
+
+
 def test_a_new_value_stands_in_line_with_the_others(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     edit.append_runner(path, {"name": "x", "token": "glrt-1", "cache": {"Type": "s3"}})

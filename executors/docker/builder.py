@@ -43,6 +43,8 @@ ENGINE_POLL_S = 0.5
 # States of a container that is being removed.
 VANISHING = ("removing", "dead")
 MIB = 1024 * 1024
+# The log of a job shows no more than this part of what a script may write.
+SHOWN_PART = 8
 
 
 class Builder:
@@ -344,7 +346,8 @@ class Builder:
 
     async def _end_flood(self, run: str, container: str, offset: int) -> int:
         """A script must not fill the engine's disk: its output cannot be dropped there, so it is ended, and no more of it
-        is read than ``offset``."""
+        is read than ``offset``, or what the log of a job may show: whoever reads it again must not stop before that."""
+        offset = max(offset, self._limit_bytes // SHOWN_PART)
         log.warning("script wrote too much and is ended", container=container, limit_bytes=self._limit_bytes)
         self._journal.note("too long", run, offset=offset)
         self._spend(container)

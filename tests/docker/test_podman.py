@@ -244,6 +244,26 @@ async def test_memory_that_runs_out_is_explained(
     await nothing_left(podman, daemon)
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["one daemon", "another daemon"])
+async def test_log_of_a_script_that_floods_it_is_full(
+    fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman, dies: bool
+) -> None:
+    """Also where the daemon that reads it again ends the script before it has read as much as the first one."""
+    daemon = on_podman()
+    job = fake.add_job(job_payload(1, ["echo begun; tr '\\0' x </dev/zero"], after_script=["true"]))
+    await until(lambda: len(job.trace) > 1_000_000 or job.ended.is_set(), 90)
+    assert not job.ended.is_set(), job.log[-2000:]
+    if dies:
+        daemon.kill()
+        daemon.start()
+    await ended(job)
+    assert (job.state, job.failure_reason, job.exit_code) == ("failed", "script_failure", 137), job.log[-2000:]
+    assert "script wrote too much and is ended" in daemon.log
+    assert "Job's log exceeded limit of 4194304 bytes" in job.log
+    assert job.log_is_whole()
+    await nothing_left(podman, daemon)
+
+
 async def test_jobs_beside_each_other(fake: FakeCoordinator, on_podman: Callable[..., Daemon], podman: OwnPodman) -> None:
     """Their containers are made at once, two with the same volumes for each job. The network is the host's:
     connections through a bridge of netavark 1.4 may hang when containers come and go."""

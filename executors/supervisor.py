@@ -159,11 +159,9 @@ class Supervisor:
         if self.has_begun:
             return False
         self.has_begun = True
-        self.user = request["user"]
-        self.mounts = request["mounts"]
+        self.user, self.mounts = request["user"], request["mounts"]
         self.roots = Roots(request["roots"], request["base"])
-        self.deadline = request["deadline"]
-        self.orphan_grace = request["orphan_grace"]
+        self.deadline, self.orphan_grace = request["deadline"], request["orphan_grace"]
         return True
 
     def obey(self, request: Message) -> None:
@@ -171,8 +169,7 @@ class Supervisor:
         command = request["command"]
         try:
             if command == "begin":
-                is_new = self.begin(request)
-                self.link.send({"id": request["id"], "new": is_new, "runs": list(self.runs)})
+                self.link.send({"id": request["id"], "new": self.begin(request), "runs": list(self.runs)})
             elif not self.has_begun and command != "close":
                 self.link.send({"id": request["id"], "error": "the job has not begun"})
             elif command == "start":

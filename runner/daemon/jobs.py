@@ -24,6 +24,7 @@ from runner.daemon.counters import Lease
 from runner.daemon.disk import places_of
 from runner.daemon.events import JobEvents
 from runner.daemon.mirrors import mirror_access
+from runner.daemon.own_account import remedy_for_own_account
 from runner.daemon.refusal import refuse
 from runner.daemon.scheduler import Offer
 from runner.disk.budget import DiskBudget
@@ -99,6 +100,7 @@ class Jobs:
         self._signal = ""
         self._grace_s = 0.0
         self._detaching = False
+        self._said_account = False
         self.running: dict[str, JobRun] = {}
         self.unreported: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -107,11 +109,18 @@ class Jobs:
         for runner in self._config().runners:
             if runner.disabled is None:
                 await self._executor(runner.executor)
+                self._warn_of_account(runner)
         for name, executor in self._executors.items():
             table = KINDS[name].table
             entries = [runner for runner in self._config().runners if runner.executor == name and runner.disabled is None]
             if table is not None:
                 executor.sweep([entry.tables.get(table, {}) for entry in entries], self._record_names)
+
+    def _warn_of_account(self, runner: RunnerConfig) -> None:
+        if not self._said_account and (remedy := remedy_for_own_account(runner, self._job_user)):
+            self._said_account = True
+            text = f"Jobs run under the account of the runner itself and can read its tokens: {remedy}"
+            log.warning(text, runner=runner.short_token, executor=runner.executor)
 
     def _record_names(self) -> list[str]:
         return [directory.name for directory in self._store.directories()]

@@ -481,9 +481,8 @@ class JobRun:
     async def _report(self, decided: Decided) -> ReportResult:
         if self.record.adopted:
             await self._uploader.find_offset()
-        outcome = decided.outcome
-        update = outcome.final_update([outcome.reason] if decided.as_is else self.payload.features.failure_reasons)
-        return await self._uploader.report(update)
+        known = [decided.outcome.reason] if decided.as_is else self.payload.features.failure_reasons
+        return await self._uploader.report(decided.outcome.final_update(known))
 
     def _log_end(self, outcome: Outcome) -> None:
         seconds = (self._clock_ns() - self.record.accepted.accepted_at_ns) / 1e9

@@ -296,6 +296,7 @@ async def test_files_are_touched_with_the_job_users_rights(fake: FakeCoordinator
     daemon.start("--user", user)
     await ended(first)
     assert first.state == "success", first.log
+    assert "account of the runner itself" not in daemon.log
     assert names(first.artifacts[0].content) == ["closed/", "own"]
     assert "secret: Permission denied" in first.log
     dependency = {"id": 1, "token": first.token, "name": "build", "artifacts_file": {"filename": "artifacts.zip", "size": 9}}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.daemon import COMMAND, Daemon
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "systemd"
@@ -72,3 +73,15 @@ async def hear(manager: socket.socket, text: str) -> str:
             message = (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
             if text in message:
                 return message
+
+
+async def test_jobs_with_the_rights_of_the_daemon_are_told_of_once(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    another = f'\n[[runners]]\n  name = "two"\n  url = "{fake.url}"\n  token = "glrt-two"\n  executor = "shell"\n'
+    daemon = make_daemon(extra=another)
+    daemon.start()
+    await fake.until(lambda: fake.requests)
+    daemon.send(signal.SIGHUP)
+    await until(lambda: daemon.log.count("Configuration loaded") == 2)
+    assert daemon.log.count("account of the runner itself") == 1

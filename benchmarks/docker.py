@@ -20,19 +20,17 @@ from typing import Any
 
 import docker
 
+from benchmarks.full_job import full_job, make_repository
 from benchmarks.jobs import below, cpu_s, proportional_mib
 from tests.docker import images
 from tests.docker.conftest import CONFIG, HOST, remove_leftovers
 from tests.docker.meddling import meddler
-from tests.fakes import git_server
 from tests.fakes.coordinator import FakeCoordinator, Job
 from tests.fakes.daemon import Daemon
 from tests.fakes.job import job_payload
 
-FILES = 400
 AT_ONCE = 8
 END_S = 300
-SERVE = "mkdir /w; echo up > /w/index.html; exec httpd -f -p 8080 -h /w"
 
 
 def bare_run(client: docker.APIClient) -> float:
@@ -51,32 +49,13 @@ def trivial(number: int) -> dict[str, Any]:
     return job_payload(number, ["echo hi"])
 
 
-def full(fake: FakeCoordinator, commit: str, number: int, *, service: bool = True) -> dict[str, Any]:
-    """A job with sources, a cache, artifacts and an after_script, and with one service."""
-    script = [f"mkdir -p c out; i=0; while [ $i -lt {FILES} ]; do i=$((i+1)); echo $i >c/$i; done; cp README out/"]
-    payload = job_payload(
-        number,
-        [*script, "wget -qO- http://web:8080/"] if service else script,
-        after_script=["echo after"],
-        services=[{"name": "gold-exposed:local", "alias": "web", "entrypoint": ["sh", "-c"], "command": [SERVE]}]
-        if service
-        else [],
-        cache=[{"key": "k", "paths": ["c/"], "policy": "pull-push", "when": "on_success"}],
-        artifacts=[{"paths": ["out/"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip"}],
-        variables={"GIT_STRATEGY": "fetch"},
-    )
-    payload["git_info"] |= fake.git_info(commit)
-    return payload
-
-
 class Bench:
     """A coordinator and a daemon on an engine."""
 
     def __init__(self, root: Path, client: docker.APIClient, fake: FakeCoordinator, host: str = HOST) -> None:
         self.fake = fake
         self.client = client
-        files = {"README": "hello\n", **{f"dir{n % 20}/file{n}": f"{n}\n" * 20 for n in range(FILES)}}
-        self.commit = git_server.make_repository(fake.repositories, "app", files)
+        self.commit = make_repository(fake)
         config = CONFIG.format(url=fake.url, extra="  request_concurrency = 10", docker="", volumes='["/cache"]')
         config = config.replace("concurrent = 4", "concurrent = 10")
         self.daemon = Daemon(root / "runner", config, environment={"DOCKER_HOST": host})
@@ -98,10 +77,10 @@ class Bench:
         await self.fake.until(lambda: not list((self.daemon.state / "jobs").iterdir()), END_S)
 
     def full(self, number: int) -> dict[str, Any]:
-        return full(self.fake, self.commit, number)
+        return full_job(self.fake, self.commit, number, service=True)
 
     def without_service(self, number: int) -> dict[str, Any]:
-        return full(self.fake, self.commit, number, service=False)
+        return full_job(self.fake, self.commit, number)
 
     async def stop(self) -> None:
         await self.daemon.stop()

@@ -1,4 +1,4 @@
-"""Shell jobs: time of trivial ones, jobs a minute, a long log, memory, cancel: ``python -m benchmarks.jobs [COUNT]``.
+"""Shell jobs: time of trivial and of full ones, jobs a minute, a long log, memory, cancel: ``python -m benchmarks.jobs [COUNT]``.
 
 The coordinator runs in this process; its share of the machine is part of the figures.
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.full_job import full_job, make_repository
 from tests.contract.conftest import CONFIG
 from tests.fakes.coordinator import FakeCoordinator, job_payload
 from tests.fakes.daemon import Daemon
@@ -47,6 +48,27 @@ async def latency(root: Path, count: int) -> None:
         print(f"trivial shell job, picked -> finished: median {statistics.median(times):.1f} ms, best {min(times):.1f} ms")
         print(f"first byte of log at the server: median {statistics.median(firsts):.1f} ms")
         print(f"processor time of the daemon: {spent:.1f} ms a job; resident memory when idle: {idle:.1f} MiB")
+        await daemon.stop()
+
+
+async def full_jobs(root: Path, count: int) -> None:
+    """Jobs with everything, one after the other; the first one finds no cache."""
+    async with FakeCoordinator(root / "server", trace_interval=3) as fake:
+        commit = make_repository(fake)
+        daemon = Daemon(root / "runner", CONFIG.format(url=fake.url, root=root))
+        daemon.start()
+        times = []
+        before = 0.0
+        for number in range(1, max(count // 4, 3) + 2):
+            job = fake.add_job(full_job(fake, commit, number))
+            await asyncio.wait_for(job.ended.wait(), 60)
+            assert job.state == "success", job.log
+            if number > 1:
+                times.append((job.ended_at - job.picked_at) * 1000)
+            else:
+                before = cpu_s(daemon.pid)
+        spent = (cpu_s(daemon.pid) - before) / len(times) * 1000
+        print(f"full shell job: median {statistics.median(times):.0f} ms, best {min(times):.0f} ms; daemon {spent:.0f} ms of CPU")
         await daemon.stop()
 
 
@@ -137,7 +159,7 @@ def proportional_mib(pid: int) -> float:
 def main() -> None:
     """Run all."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    for work in (latency, throughput, long_log, memory, quiet_cancel):
+    for work in (latency, full_jobs, throughput, long_log, memory, quiet_cancel):
         root = Path(tempfile.mkdtemp(prefix="benchmark-"))
         try:
             asyncio.run(work(root, count))

@@ -7,28 +7,21 @@ error. Names that are not set are empty.
 
 from __future__ import annotations
 
-import ast
 import fnmatch
-import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+from runner.job.arithmetic import calculate
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]", re.ASCII)
 _SPECIAL = "$?*@!#-"
 _DEFAULTS = re.compile(r"(:?)([-=+?])", re.ASCII)
+# A pattern up to the slash that is not escaped, and the text behind it.
+_PATTERN = re.compile(r"((?:\\.|[^/\\]|\\\Z)*)(?:/(.*))?", re.DOTALL)
+_CASE = re.compile(r"\^\^?|,,?")
 _TRIM = re.compile(r"(%%|%|##|#)")
 _DEPTH_MAX = 16
-# Numbers of shells have 64 bits.
-_SIGN = 1 << 63
 _LOOKUP = Callable[[str], str | None]
-_OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.floordiv,
-    ast.Mod: operator.mod,
-}
 
 
 class BadWord(ValueError):
@@ -128,6 +121,8 @@ class _Expander:
         trim = _TRIM.match(rest)
         if trim is not None:
             return _trimmed(value or "", trim.group(), self._inner(rest[trim.end() :]))
+        if _CASE.fullmatch(rest):
+            return _in_case(value or "", rest)
         if rest.startswith(":"):
             return self._slice(value or "", rest[1:])
         if rest.startswith("/"):
@@ -150,7 +145,8 @@ class _Expander:
     def _slice(self, value: str, rest: str) -> str:
         start_text, has_length, length_text = rest.partition(":")
         start = self._number(start_text)
-        start = max(start + len(value), 0) if start < 0 else start
+        if start < 0:
+            start = start + len(value) if start + len(value) >= 0 else len(value)
         if not has_length:
             return value[start:]
         length = self._number(length_text)
@@ -163,29 +159,11 @@ class _Expander:
         return str(self._number(inner))
 
     def _number(self, text: str) -> int:
-        text = self._inner(text).strip()
-        if not text:
-            return 0
+        text = self._inner(text)
         try:
-            value = self._value(ast.parse(text.replace("/", "//"), mode="eval").body)
-        except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
-            raise BadWord(f"cannot be calculated: {text}") from error
-        return (value + _SIGN) % (2 * _SIGN) - _SIGN
-
-    def _value(self, node: ast.expr) -> int:
-        match node:
-            case ast.Constant(value=int(number)):
-                return int(number)
-            case ast.Name(id=name):
-                return int(self._look_up(name) or "0")
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -self._value(operand)
-            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-                return self._value(operand)
-            case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _OPERATORS:
-                return _OPERATORS[type(kind)](self._value(left), self._value(right))
-            case _:
-                raise ValueError(ast.dump(node))
+            return calculate(text, self._look_up)
+        except ValueError as error:
+            raise BadWord(f"cannot be calculated: {text}: {error}") from error
 
 
 def _trimmed(value: str, form: str, pattern: str) -> str:
@@ -200,8 +178,19 @@ def _trimmed(value: str, form: str, pattern: str) -> str:
 
 
 def _replaced(value: str, rest: str, inner: Callable[[str], str]) -> str:
-    is_global = rest.startswith("/")
-    pattern, _, text = rest.removeprefix("/").partition("/")
-    expression = fnmatch.translate(inner(pattern)).removeprefix("(?s:").removesuffix(r")\Z")
-    replacement = inner(text)
-    return re.sub(f"(?s:{expression})", lambda _: replacement, value, count=0 if is_global else 1)
+    """The first match replaced, every one behind ``/``, that at the beginning behind ``#``, that at the end behind ``%``."""
+    form = rest[:1] if rest[:1] in ("/", "#", "%") else ""
+    found = _PATTERN.match(rest, len(form))
+    assert found is not None
+    pattern, text = (inner((part or "").replace("\\/", "/")) for part in found.groups())
+    if not pattern:
+        return value
+    expression = fnmatch.translate(pattern).removeprefix("(?s:").removesuffix(r")\Z")
+    before, after = ("\\A" if form == "#" else ""), (r"\Z" if form == "%" else "")
+    return re.sub(f"{before}(?s:{expression}){after}", lambda _: text, value, count=0 if form == "/" else 1)
+
+
+def _in_case(value: str, form: str) -> str:
+    """In upper (``^``) or lower case (``,``): the first character, or all where the sign is doubled."""
+    changed = value.upper() if form[0] == "^" else value.lower()
+    return changed if len(form) == 2 else changed[:1] + value[1:]

@@ -8,7 +8,16 @@ import pytest
 
 from runner.job.words import BadWord, expand_word
 
-VALUES = {"SUB": "a", "LONG": "one.two.three", "EMPTY": "", "N": "4", "SP": "x y*", "DOLLAR": "$SUB`id`"}
+VALUES = {
+    "SUB": "a",
+    "LONG": "one.two.three",
+    "EMPTY": "",
+    "N": "4",
+    "SP": "x y*",
+    "DOLLAR": "$SUB`id`",
+    "OCTAL": "010",
+    "LESS": "-7",
+}
 WORDS = [
     "plain",
     "$SUB/1.txt",
@@ -23,6 +32,13 @@ WORDS = [
     "${LONG/o/0}|${LONG//o/0}|${LONG/two/$SUB}|${LONG//./}",
     "${#LONG}",
     "$((1+2*3))|$((N % 3))|$(( (N+1) / 2 ))",
+    "${SUB: -5}|${LONG:20}|${LONG:N+1:2}|${LONG:(-3)}|${LONG: $N : 2 }|${LONG::3}",
+    "$((-7/2))|$((LESS % 2))|$((-5*3/2))|$((7-3-2))|$((-2**2))|$((2**3**2))",
+    "$((OCTAL+1))|$((0x1f))|$((16#ff))|$((9223372036854775807+1))|$((2**64+UNSET))|$(( ))",
+    "$((1<2))|$((1+1==2))|$((N>3 && N<5))|$((N>3||0))|$((N>5?1:N>3?2:3))|$((!N))|$((1,2))",
+    "$((1<<4|1))|$((~1))|$((5&3^1))|$((-8>>1))|$((1&2==2))|$(( - - 1 ))|$((((1))))",
+    "${LONG/#one/1}|${LONG/#two/2}|${LONG/%three/3}|${LONG/%two/2}|${LONG/./\\/}|${LONG/}|${LONG//./\\/}",
+    "${LONG^^}|${LONG^}|${EMPTY^}|${UNSET,,}",
     "\\$SUB|\\\\|\\a|\\`",
     "$SP|$DOLLAR",
     "${UNSET:-${LONG%%.*}}",
@@ -49,7 +65,12 @@ def test_expands_as_bash_does(word: str) -> None:
         ("${UNSET:?must be set}", "UNSET: must be set"),
         ("${SUB", "without its"),
         ("${SUB!}", "not a valid parameter expansion"),
-        ("$((1/0))", "cannot be calculated"),
+        ("$((1/0))", "cannot be calculated: 1/0: division by 0"),
+        ("$((1+))", "operand expected"),
+        ("$((08))", "cannot be calculated: 08"),
+        ("$((N=1))", "syntax error"),
+        ("$((" + "(" * 200 + "1" + ")" * 200 + "))", "nested too deeply"),
+        ("$((" + "1**" * 2000 + "1))", "nested too deeply"),
         ("$((__import__('os')))", "cannot be calculated"),
         ("${a:-" * 40 + "}" * 40, "nested too deeply"),
     ],

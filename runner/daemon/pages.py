@@ -75,11 +75,7 @@ def snapshot(config: Config, scheduler: Scheduler, jobs: Jobs, shutdown: Shutdow
         runners=config.runners,
         jobs=running_jobs(jobs),
         requests={
-            runner.token: (
-                known[runner.token].requests,
-                known[runner.token].exceeded,
-                known[runner.token].request_limit(max(runner.request_concurrency, 1), is_adaptive=True),
-            )
+            runner.token: (known[runner.token].requests, known[runner.token].exceeded, scheduler.request_limit(runner))
             for runner in config.runners
             if runner.token in known
         },

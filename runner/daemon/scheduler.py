@@ -115,6 +115,11 @@ class Scheduler:
         """Counters of every token that was ever asked with."""
         return self._counters
 
+    def request_limit(self, runner: RunnerConfig) -> int:
+        """How many requests for jobs a runner may have in flight at the moment."""
+        is_adaptive = runner.feature_flags.get(ADAPTIVE_FLAG, True)
+        return self.counters(runner.token).request_limit(max(runner.request_concurrency, 1), is_adaptive=is_adaptive)
+
     def reload(self, config: Config) -> None:
         """Go on with another configuration; running jobs are not touched, health is forgotten."""
         self._config = config
@@ -252,8 +257,7 @@ class Scheduler:
     async def _ask(self, runner: RunnerConfig, counters: TokenCounters) -> JobRequestResult | None:
         """Send one request within the runner's request concurrency; None when there was no room for it."""
         hard_limit = max(runner.request_concurrency, 1)
-        limit = counters.request_limit(hard_limit, is_adaptive=runner.feature_flags.get(ADAPTIVE_FLAG, True))
-        if counters.requests >= limit:
+        if counters.requests >= self.request_limit(runner):
             counters.exceeded += 1
             self._events.request_refused(runner)
             return None

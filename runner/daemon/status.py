@@ -13,7 +13,7 @@ from runner.config.model import Config, RunnerConfig
 from runner.daemon.health import Health
 from runner.daemon.jobs import Jobs
 from runner.daemon.reload import ConfigFile
-from runner.daemon.scheduler import ADAPTIVE_FLAG, Scheduler
+from runner.daemon.scheduler import Scheduler
 from runner.daemon.shutdown import Shutdown
 from runner.disk.budget import DiskBudget
 from runner.identity import VERSION
@@ -74,10 +74,7 @@ class StatusReport:
         counters = self.scheduler.known_counters.get(runner.token)
         rest_s = self.health.rest_s(runner)
         state = "disabled" if runner.disabled is not None else "ok" if rest_s is None else "unhealthy"
-        effective = 1
-        if counters is not None:
-            is_adaptive = runner.feature_flags.get(ADAPTIVE_FLAG, True)
-            effective = counters.request_limit(max(runner.request_concurrency, 1), is_adaptive=is_adaptive)
+        effective = 1 if counters is None else self.scheduler.request_limit(runner)
         answer = counters.last_answer if counters is not None else None
         return {
             "name": runner.name,

@@ -254,6 +254,22 @@ async def test_health_and_metrics(fake: FakeCoordinator, make_daemon: Make) -> N
     assert await daemon.wait(20) == 0
 
 
+@pytest.mark.parametrize(("flag", "limit"), [("true", 1), ("false", 3)])
+async def test_metrics_name_the_limit_of_requests_that_counts(
+    flag: str, limit: int, fake: FakeCoordinator, make_daemon: Make
+) -> None:
+    import aiohttp
+
+    port = free_port()
+    flags = f"  [runners.feature_flags]\n    FF_USE_ADAPTIVE_REQUEST_CONCURRENCY = {flag}\n"
+    daemon = make_daemon(before=f'listen_address = "127.0.0.1:{port}"\n', extra="  request_concurrency = 3\n" + flags)
+    daemon.start()
+    await asyncio.wait_for(fake.polled.wait(), 20)
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = await answer.text()
+    assert re.findall(r"gitlab_runner_request_concurrency_used_limit{.*} (.*)", text) == [f"{limit}.0"]
+
+
 @pytest.mark.parametrize("user", [pytest.param("pyrunner-test", id="another-account")])
 async def test_jobs_run_as_the_job_user(user: str, fake: FakeCoordinator, make_daemon: Make) -> None:
     import subprocess

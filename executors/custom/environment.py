@@ -153,6 +153,7 @@ class CustomEnvironment(SupervisedPlace):
         try:
             if self._state is not None:
                 await self.prepare()
+                await self._stop_scripts()
                 problem = await self.tear_down()
                 if problem:
                     log.warning(f"Cleanup script failed: {problem}")
@@ -287,6 +288,13 @@ class CustomEnvironment(SupervisedPlace):
         for name in left:
             await self._stop_group(name, ABANDONED_GRACE_S)
             shutil.rmtree(self._spec.record_dir / name, ignore_errors=True)
+
+    async def _stop_scripts(self) -> None:
+        """End the scripts of a job that nobody follows any more: its place is taken down behind them."""
+        grace_s = ABANDONED_GRACE_S if self._config is None else min(ABANDONED_GRACE_S, self._config.graceful_kill_s)
+        for path in self._spec.record_dir.glob("run-*/started"):
+            if not (path.parent / "status").exists():
+                await self._stop_group(path.parent.name, grace_s)
 
     def _environment(self) -> dict[str, str]:
         state = self._known_state()

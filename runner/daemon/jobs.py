@@ -301,11 +301,14 @@ class Jobs:
         """What cannot be read is reported failed, where its body and its runner still can, and set aside."""
         log.error("job record cannot be used, it is set aside", error=text, record=directory.name)
         try:
-            raw = (directory / "payload.json").read_bytes()
             runner = _runner_of(directory)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, RunnerError, msgspec.DecodeError):
             self._store.set_aside(directory)
             return None
+        try:
+            raw = (directory / "payload.json").read_bytes()
+        except OSError:
+            raw = b""
         return Adoption(
             runner=runner,
             lease=Lease(token=runner.token),

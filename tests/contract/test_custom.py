@@ -397,6 +397,32 @@ async def test_an_interrupted_job_is_reported_and_its_place_is_taken_down(fake: 
     assert not list((daemon.root / "places" / "jobs").iterdir())
 
 
+@pytest.mark.parametrize("damaged", ["accepted.json", "payload.json", "no payload.json"])
+async def test_a_record_that_cannot_be_read_leaves_no_place(
+    damaged: str, fake: FakeCoordinator, make_custom: Make, tmp_path: Path
+) -> None:
+    """Script first, then the place, as ever; the server is told where the record still says of what job."""
+    asked = tmp_path / "asked"
+    daemon = make_custom(PLAIN % f'cleanup) pgrep -xf "sleep 617" >{asked}.new; mv {asked}.new {asked} ;;')
+    job = fake.add_job(payload(1, ["echo begun; sleep 617"]))
+    daemon.start()
+    await fake.until(lambda: "begun\n" in job.log, 30)
+    daemon.kill()
+    (record,) = (daemon.state / "jobs").iterdir()
+    if damaged.startswith("no "):
+        (record / damaged.removeprefix("no ")).unlink()
+    else:
+        (record / damaged).write_text("{")
+    daemon.start()
+    await until(lambda: not record.exists(), 60)
+    assert asked.read_text() == ""
+    assert "set aside" in daemon.log
+    assert not list((daemon.state / "set-aside").glob("*/driver.json"))
+    if damaged == "accepted.json":
+        await ended(job)
+        assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
+
+
 async def test_the_driver_sees_the_status_of_the_job(fake: FakeCoordinator, make_custom: Make) -> None:
     daemon = make_custom('#!/bin/bash\n[ "$1" != run ] || { echo "$3: $CUSTOM_ENV_CI_JOB_STATUS"; bash "$2"; }\n')
     job = await run(fake, daemon, ["true"], after_script=["true"])

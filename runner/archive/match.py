@@ -202,7 +202,7 @@ class _Choice:
         """Names that a pattern without braces selects, and where they lie, with everything below directories."""
         static, rest = split_static(pattern)
         if not rest:
-            yield from self._look_up_name("/".join(static)) or self._look_up_name(pattern)
+            yield from self._look_up_name(pattern) or self._look_up_name("/".join(static))
             return
         finder = walker(rest)
         name = "/".join(static)

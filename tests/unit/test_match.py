@@ -107,6 +107,31 @@ def test_nothing_behind_a_link_out_is_selected(tmp_path: Path, target: str, patt
     assert "is a link out of the project directory" in text(selection)[0]
 
 
+def test_a_name_with_a_backslash_is_looked_up_as_it_stands(tmp_path: Path) -> None:
+    for name in ("a\\b", "ab", "c*d", "c-d", "ef"):
+        (tmp_path / name).touch()
+    assert entries(choose(tmp_path, "a\\b")) == ["a\\b"]
+    assert entries(choose(tmp_path, "c\\*d")) == ["c*d"]
+    assert entries(choose(tmp_path, "e\\f")) == ["ef"]
+
+
+def test_a_link_to_nothing_is_selected_by_patterns_only(tmp_path: Path) -> None:
+    (tmp_path / "link-gone").symlink_to("nowhere")
+    assert entries(choose(tmp_path, "link-*")) == ["link-gone"]
+    assert not choose(tmp_path, "link-gone").members
+
+
+def test_an_exclude_outside_is_named_once(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    selection = choose(tmp_path, "a", "*", exclude=("/etc/x", "../y", "b"))
+    assert entries(selection) == ["a", "c"]
+    assert [line for line in text(selection) if "isExcluded" in line] == [
+        "WARNING: isExcluded: artifact path is not a subpath of project directory: /etc/x",
+        "WARNING: isExcluded: artifact path is not a subpath of project directory: ../y",
+    ]
+
+
 def test_a_link_out_is_archived_as_a_link(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("/etc")
     assert entries(choose(tmp_path, "out")) == ["out"]

@@ -9,6 +9,7 @@ from executors.errors import WorkspaceError
 from runner.archive.cache_key import CacheKey
 from runner.archive.formats import sniff
 from runner.archive.local_store import LocalStore, Stored
+from runner.archive.match import ROOT
 from runner.archive.members import Limits
 from runner.archive.object_store import ObjectStore, StoreError
 from runner.archive.unpack import unpack
@@ -141,6 +142,9 @@ class Restorer:
         for path in cache.paths:
             self._lines.raw(b"\x1b[0;mRemoving " + path.encode(errors="surrogateescape") + b"\n")
             chosen = await selector.select([path], untracked=False, silently=True)
+            if any(entry.path == ROOT for entry in chosen.members):
+                self._lines.warning("The project directory is not removed: the job needs what is in it")
+                continue
             try:
                 await self._environment.files.remove([f"{project}/{entry.path}" for entry in chosen.members])
             except WorkspaceError as error:

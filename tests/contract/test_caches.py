@@ -414,3 +414,63 @@ async def test_without_the_library_caches_stay_here(fake: FakeCoordinator, make_
     assert "needs the package obstore: install pyrunner[cache]. Caches are stored only locally." in job.log
     assert stored(daemon).is_file()
     await asyncio.sleep(0)
+
+
+async def test_an_archive_that_the_bucket_has_not_is_not_taken_from_here(
+    s3: S3, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_daemon(extra=bucket(s3.address))
+    daemon.start()
+    await run(fake, 1, ["mkdir c; echo one > c/f"], cache())
+    (name,) = s3.names()
+    s3.client.delete_object(Bucket="bkt", Key=name)
+    assert stored(daemon).exists()
+    job = await run(fake, 2, ["test ! -e c"], cache(policy="pull"))
+    assert job.state == "success", job.log
+    assert "WARNING: file does not exist" in job.log
+    assert "Failed to extract cache" in job.log
+
+
+async def test_keys_do_not_see_what_scripts_set_and_paths_do(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    job = await run(fake, 1, ['echo "D=c" >> "$GITLAB_ENV"; mkdir c; echo 1 > c/f'], cache("k$D", "$D/"), cache("$D", "$D/"))
+    assert "Creating cache k..." in job.log
+    assert stored(daemon).exists()
+    assert "Skipping cache archiving due to empty cache key" in job.log
+    assert "sanitized" not in job.log
+
+
+@pytest.mark.parametrize("path", [".", "./", "$CI_PROJECT_DIR", "**"])
+async def test_clearing_up_behind_a_broken_archive_keeps_the_project(
+    path: str, fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    flags = {"FF_CLEAN_UP_FAILED_CACHE_EXTRACT": "true", "GIT_STRATEGY": "none"}
+    await run(fake, 1, ["echo 1 > f"], cache("k", "f"), variables=flags)
+    (archive,) = (daemon.root / "cache").rglob("cache.zip")
+    archive.write_bytes(b"no archive")
+    job = await run(fake, 2, ["cat f"], cache("k", path, policy="pull"), variables=flags)
+    assert job.state == "success", job.log
+    assert f"Removing {path}\n" in job.log
+
+
+async def test_complaints_about_keys_come_before_the_first_look(
+    fake: FakeCoordinator, make_daemon: Callable[..., Daemon]
+) -> None:
+    make_daemon().start()
+    keys = {"fallback_keys": ["..", "x/../y"]}
+    job = await run(fake, 1, ["true"], cache("a/../k", **keys), variables={"CACHE_FALLBACK_KEY": "z/../m-protected"})
+    lines = [line for line in job.log.splitlines() if "cache key" in line or "CACHE_FALLBACK" in line or "Checking" in line]
+    found = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines[: lines.index(next(x for x in lines if "Checking" in x)) + 3]]
+    assert found == [
+        'cache key "a/../k" sanitized to "k"',
+        'cache key ".." could not be sanitized',
+        'cache key "x/../y" sanitized to "y"',
+        'CACHE_FALLBACK_KEY "m-protected" not allowed to end in "-protected"',
+        'cache key "z/../m-protected" sanitized to "m-protected"',
+        "Checking cache for k...",
+        "Checking cache for y...",
+        'cache key "a/../k" sanitized to "k"',
+    ]

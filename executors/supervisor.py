@@ -110,7 +110,8 @@ class Supervisor:
             self.finish_runs()
             self.advance_stops()
             self.enforce_limits()
-        save(self.spent, self.dir_fd)
+        if not self.closing:
+            save(self.spent, self.dir_fd)
 
     def is_done(self) -> bool:
         """Whether this process may end."""
@@ -120,9 +121,7 @@ class Supervisor:
 
     def timeout(self) -> float:
         """How long to sleep, seconds."""
-        if self.stops:
-            return POLL_WHILE_STOPPING_S
-        if any(run.exit is not None for run in self.runs.values()):
+        if self.stops or any(run.exit is not None for run in self.runs.values()):
             return POLL_WHILE_STOPPING_S
         return 5.0 if self.link.is_connected else 1.0
 
@@ -193,6 +192,7 @@ class Supervisor:
                 self.link.send({"id": request["id"], **found.as_message()})
             elif command == "close":
                 self.closing = True
+                save(self.spent, self.dir_fd)  # after the answer the record may be removed
                 self.link.send({"id": request["id"]})
             else:
                 self.link.send({"id": request["id"], "error": f"unknown command {command}"})

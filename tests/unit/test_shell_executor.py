@@ -227,6 +227,19 @@ async def test_nothing_is_done_for_a_job_that_nobody_has_told_of(executor: Shell
     assert not (tmp_path / "x").exists()
 
 
+async def test_nothing_is_written_once_a_place_is_closed(executor: ShellExecutor, tmp_path: Path) -> None:
+    """Its record is about to be removed. Often, since a supervisor that wrote would do it at about the same time."""
+    for number in range(20):
+        record = tmp_path / f"record-{number}"
+        record.mkdir()
+        place = ShellEnvironment(executor, spec(tmp_path, record_dir=record))
+        await place.prepare()
+        await place.cleanup()
+        before = (record / "usage").stat()
+        await until(lambda record=record: not is_supervised(record))  # type: ignore[misc]
+        assert (record / "usage").stat() == before
+
+
 async def test_a_script_hears_every_signal(executor: ShellExecutor, tmp_path: Path) -> None:
     """Also where whoever started the daemon did not, as ``nohup``."""
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -77,12 +77,13 @@ class Uploader:
             self._steps.tally.add(UP, int(stored or 0))
             lines.info("Uploaded before the runner was restarted")
             return
+        name = self._selector.expand(artifact.name, "name") if artifact.name else DEFAULT_NAME
         try:
             selection = await self._selector.select(artifact.paths, artifact.exclude, untracked=artifact.untracked)
             if not selection.members:
                 lines.error("No files to upload")
                 return
-            await self._send(number, artifact, selection)
+            await self._send(number, artifact, name, selection)
         except (ArchiveError, WorkspaceError) as error:
             lines.error(f"{_doing(artifact)} error", error=error)
             lines.fatal(str(error))
@@ -90,8 +91,7 @@ class Uploader:
 
     # Sending
 
-    async def _send(self, number: int, artifact: Artifact, selection: Selection) -> None:
-        name = self._selector.expand(artifact.name, "name") if artifact.name else DEFAULT_NAME
+    async def _send(self, number: int, artifact: Artifact, name: str, selection: Selection) -> None:
         upload_name = file_name(name, artifact.artifact_format)
         members = await self._with_statement(artifact, name, selection.members)
         frequency_s = meter_frequency(self._selector.variables.get(METER), self._lines)

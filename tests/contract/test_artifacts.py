@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -180,6 +181,20 @@ async def test_entries_that_were_stored_are_not_sent_again(fake: FakeCoordinator
     assert job.state == "success"
     assert [artifact.kind for artifact in job.artifacts] == ["archive", "junit"]
     assert count(fake, "POST") == 3
+
+
+async def test_a_name_that_cannot_be_expanded_is_said_first(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:
+    make_daemon().start()
+    job = await ended(add_job(fake, 1, ["touch x"], artifacts=[entry("x", name="$(id)"), entry("none", name="`id`")]))
+    starts = ("WARNING: invalid", "x: found", "WARNING: none", "ERROR:")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in job.log.splitlines()]
+    assert [start for line in lines for start in starts if line.startswith(start)] == [
+        "WARNING: invalid",
+        "x: found",
+        "WARNING: invalid",
+        "WARNING: none",
+        "ERROR:",
+    ]
 
 
 async def test_the_token_goes_to_no_other_host(fake: FakeCoordinator, make_daemon: Callable[..., Daemon]) -> None:

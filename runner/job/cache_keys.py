@@ -6,6 +6,9 @@ from runner.archive.cache_key import CacheKey, fallback_key
 from runner.coordinator.payload import Cache
 from runner.job.plan import JobPlan
 
+# Said where a broken archive may have left something anywhere in the project.
+PROJECT_STAYS = "The project directory is not removed: the job needs what is in it"
+
 
 def fallbacks(plan: JobPlan, cache: Cache) -> tuple[list[CacheKey], list[str]]:
     """The keys behind the first one, those that are none left out, and warnings about all of them."""

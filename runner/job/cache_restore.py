@@ -15,7 +15,7 @@ from runner.archive.object_store import ObjectStore, StoreError
 from runner.archive.unpack import unpack
 from runner.coordinator.payload import Cache
 from runner.errors import ArchiveError
-from runner.job.cache_keys import fallbacks
+from runner.job.cache_keys import PROJECT_STAYS, fallbacks
 from runner.job.cache_transfer import CacheTransfer
 from runner.job.costs import HIT, MISS
 from runner.job.lines import Lines, Move
@@ -143,7 +143,7 @@ class Restorer:
             self._lines.raw(b"\x1b[0;mRemoving " + path.encode(errors="surrogateescape") + b"\n")
             chosen = await selector.select([path], untracked=False, silently=True)
             if any(entry.path == ROOT for entry in chosen.members):
-                self._lines.warning("The project directory is not removed: the job needs what is in it")
+                self._lines.warning(PROJECT_STAYS)
                 continue
             try:
                 await self._environment.files.remove([f"{project}/{entry.path}" for entry in chosen.members])

@@ -423,6 +423,19 @@ async def test_a_record_that_cannot_be_read_leaves_no_place(
         assert (job.state, job.failure_reason) == ("failed", "runner_system_failure")
 
 
+async def test_clearing_up_behind_a_broken_archive_keeps_the_project(fake: FakeCoordinator, make_custom: Make) -> None:
+    daemon = make_custom(PLAIN % "")
+    cache = {"key": "k", "paths": ["f"], "policy": "pull-push", "when": "always"}
+    flags = {"FF_CLEAN_UP_FAILED_CACHE_EXTRACT": "true", "GIT_STRATEGY": "none"}
+    await run(fake, daemon, ["echo 1 > f"], cache=[cache], variables=flags)
+    (archive,) = (daemon.root / "cache").rglob("cache.zip")
+    archive.write_bytes(b"no archive")
+    job = await run(fake, daemon, ["cat f"], cache=[{**cache, "paths": ["."]}], variables=flags)
+    assert job.state == "success", job.log
+    assert "Removing ." in job.log
+    assert "The project directory is not removed" in job.log
+
+
 async def test_the_driver_sees_the_status_of_the_job(fake: FakeCoordinator, make_custom: Make) -> None:
     daemon = make_custom('#!/bin/bash\n[ "$1" != run ] || { echo "$3: $CUSTOM_ENV_CI_JOB_STATUS"; bash "$2"; }\n')
     job = await run(fake, daemon, ["true"], after_script=["true"])

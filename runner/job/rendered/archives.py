@@ -20,7 +20,7 @@ from runner.coordinator.http import base_url
 from runner.coordinator.payload import Artifact, Cache, Dependency
 from runner.errors import ArchiveError
 from runner.identity import user_agent
-from runner.job.cache_keys import fallbacks
+from runner.job.cache_keys import PROJECT_STAYS, fallbacks
 from runner.job.cache_restore import NO_URL as NO_URL_RESTORE
 from runner.job.cache_restore import NOT_THERE
 from runner.job.cache_save import NO_URL as NO_URL_SAVE
@@ -89,7 +89,8 @@ class Archives:
         """Take away what a broken archive may have left of its paths."""
         lines = ["pyrunner_begin\n", *self._patterns(cache.paths, ())]
         lines += [f"printf '\\033[0;mRemoving %s\\n' {quote(path)}\n" for path in cache.paths]
-        lines.append("if pyrunner_choose silently; then\n")
+        lines.append('if ! pyrunner_choose silently; then :\nelif [ -e "$pyrunner_dir/whole" ]; then\n')
+        lines.append(f"pyrunner_say warning {quote(PROJECT_STAYS)}\nelse\n")
         lines.append('while IFS= read -r pyrunner_file; do pyrunner_remove "$pyrunner_file"; done <"$pyrunner_dir/list"\nfi\n')
         return lines
 

@@ -130,6 +130,7 @@ BEGIN {
   if (!chosen) next
   for (i = 1; i <= found; i++) count[hit[i]]++
   if (path != ".") print $0 > list
+  else print > (dir "/whole")
 }
 END {
   for (i = 1; i <= wanted; i++) {
@@ -147,6 +148,7 @@ END {
 """
 
 # ``pyrunner_pattern`` adds a pattern, ``pyrunner_choose`` writes the list of files. Names with line breaks are left out.
+# The project directory itself is in no list: where it is chosen there is a file ``whole``.
 CHOOSE = (
     r"""pyrunner_begin() {
 pyrunner_remove "$pyrunner_dir"

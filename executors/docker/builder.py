@@ -26,6 +26,7 @@ from executors.docker.logs import LogReader, Mark, has_begun
 from executors.docker.measures import Used, say_at_end, stats_of
 from executors.docker.memory import KILLED, memory_remarks
 from executors.docker.stopping import is_running, stop_container
+from executors.docker.waiting_shell import WaitingShell, connect
 from executors.errors import EnvironmentLost, ExecutorError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Builder:
         self._before_first = before_first
         self._limit_bytes = spec.output_limit_bytes
         self._making: asyncio.Task[str] | None = None
-        self._waking: asyncio.Task[Hijacked] | None = None
+        self._waiting = WaitingShell(engine, journal, self.created)
         self._delivering: asyncio.Task[None] | None = None
         self._input: Hijacked | None = None
         self._readers: dict[str, LogReader] = {}
@@ -97,46 +98,25 @@ class Builder:
                 self._making = None
 
     def begin_early(self) -> None:
-        """Begin to start the container while the sources are fetched: its shell waits for the first script. Where the image
-        has an entrypoint that must not run before they are there. What goes wrong shows when the container is needed."""
-        if self._journal.find("early") is None and not self.has_run and self._place().has_bare_shell:
-            self._waking = asyncio.create_task(self._wake())
-            self._waking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-
-    async def _wake(self) -> Hijacked:
-        container = await self.created()
-        if await self._engine.is_podman():
-            # It may forget the input of a container that waits.
-            raise ExecutorError("not on this engine")
-        self._journal.note("early", container)
-        return await self._connect(container)
-
-    async def _connect(self, container: str) -> Hijacked:
-        shell = await self._engine.hijack(f"/containers/{container}/attach", params={"stream": "1", "stdin": "1"})
-        try:
-            await self._engine.call(lambda client: client.start(container))
-        except BaseException:
-            shell.close()
-            raise
-        return shell
+        """Begin to start the container while the sources are fetched, where no script can tell."""
+        if not self.has_run and self._place().can_start_early:
+            self._waiting.begin()
 
     async def _awake(self) -> tuple[str, Hijacked | None]:
         """The container of the next script, with the shell that waits in it if there is one. Raises :class:`ExecutorError`."""
-        waking, self._waking = self._waking, None
-        shell: Hijacked | None = None
-        if waking is not None:
-            try:
-                shell = await waking
-            except ExecutorError as error:
-                log.debug("container could not be started early", error=str(error))
-        container = await self.created()
-        if shell is not None:
+        shell = await self._waiting.taken()
+        try:
+            container = await self.created()
             # An engine does not close the input of a container that has ended.
-            if not shell.is_over and await is_running(self._engine, container):
+            if shell is not None and not shell.is_over and await is_running(self._engine, container):
                 return container, shell
+        except BaseException:
+            if shell is not None:
+                shell.close()
+            raise
+        if shell is not None:
             shell.close()
-        if self._journal.find("early", container) is not None and self._journal.find("used", container) is None:
-            # Its shell has lost whom it was waiting for, and reads nothing any more.
+        if self._waiting.is_lost_in(container):
             self._spend(container)
             await remove(self._engine, container)
             container = await self.created()
@@ -189,9 +169,11 @@ class Builder:
         known = self._journal.find("log end", container)
         nonce = secrets.token_hex(16)
         mark = known["mark"] if known is not None else Mark().as_json()
+        bare = self._place().has_bare_shell
         self._journal.note("ran")
+        # Before "used": a waiting shell that has lost its daemon here is known by the run.
+        self._journal.note("due", run, container=container, nonce=nonce, mark=mark, bare=bare)
         self._journal.note("used", container)
-        self._journal.note("due", run, container=container, nonce=nonce, mark=mark)
         await self._hand_over(run, container, nonce, script, shell)
 
     async def say_image(self, run: str) -> None:
@@ -246,7 +228,7 @@ class Builder:
         program = begin + script.text.decode(errors="surrogateescape")
         line = f"eval {quote(program)}\n"
         if shell is None:
-            shell = await self._connect(container)
+            shell = await connect(self._engine, container)
         self._input = shell
         self._just_begun.add(run)
         self._delivering = asyncio.create_task(self._deliver(run, shell, line.encode(errors="surrogateescape")))
@@ -385,6 +367,9 @@ class Builder:
         elif exit_code in KILLED and await self._engine_has_ended(container):
             self._spend(container)
             raise EnvironmentLost("the Docker engine was restarted while the script ran")
+        elif exit_code == 0 and due.get("bare") and not await self._has_begun(run, due):
+            self._spend(container)
+            raise EnvironmentLost("the connection to the container was lost before it had its script")
         reader = self._readers.get(run)
         if reader is not None:
             self._journal.note("log end", container, mark=reader.end.as_json())
@@ -392,6 +377,16 @@ class Builder:
         found = self._journal.find("ended", run)
         assert found is not None
         return _status(found)
+
+    async def _has_begun(self, run: str, due: dict[str, Any]) -> bool:
+        """Whether a run that is over ever was one: a shell without anything to read ends well."""
+        reader = self._readers.get(run)
+        if reader is not None and reader.has_begun:
+            return True
+        try:
+            return await has_begun(self._engine, due["container"], due["nonce"], Mark.from_json(due["mark"]))
+        except NotFound:
+            return True
 
     async def _engine_has_ended(self, container: str) -> bool:
         """Whether a script that was killed, and not by us, was killed by the end of its engine."""
@@ -464,13 +459,12 @@ class Builder:
 
     async def detach(self) -> None:
         """Let go of connections and of work that was begun."""
-        tasks = [task for task in (self._delivering, self._waking, self._making) if task is not None and not task.done()]
+        await self._waiting.close()
+        tasks = [task for task in (self._delivering, self._making) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._waking is not None and not self._waking.cancelled() and self._waking.exception() is None:
-            self._waking.result().close()
         if self._input is not None:
             self._input.close()
 

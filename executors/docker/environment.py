@@ -315,6 +315,7 @@ class DockerEnvironment:
     async def detach(self) -> None:
         """Let go of the connections; containers go on."""
         self._stop_showing()
+        await self._files.detach()
         await self._builder.detach()
         await self._helper.close()
 
@@ -322,6 +323,7 @@ class DockerEnvironment:
         """Remove everything that carries the labels of this job."""
         self._stop_showing()
         try:
+            await self._files.detach()
             await self._builder.detach()
             await self._helper.close()
             async with asyncio.timeout(CLEANUP_S):

@@ -90,6 +90,7 @@ class Image:
     digest: str = ""
     platform: str = ""
     user: str = ""
+    directory: str = ""
     environment: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
@@ -337,6 +338,7 @@ def _image(name: str, about: Mapping[str, Any], *, by_digest: bool) -> Image:
         digest=digest,
         platform="/".join(part for part in parts if part),
         user=config.get("User") or "",
+        directory=config.get("WorkingDir") or "",
         environment=tuple(config.get("Env") or ()),
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import posixpath
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from executors.docker.shared import shared_binds
 from executors.docker.sweep import RECORD_LABEL, STATE_LABEL
 from executors.docker.uses import JobUses
 from executors.docker.volumes import KEEPS_ANONYMOUS, Volumes, create_volumes, parse_entry, plan_volumes
+from executors.docker.waiting_shell import READ_AT_START
 from executors.docker.ways import clear_ways, levels
 from executors.errors import ExecutorError, InvalidSpec, PrepareError
 
@@ -64,11 +66,14 @@ class JobPlace:
     image_user: str = ""
     image_id: str = ""
     image_entrypoint: tuple[str, ...] = ()
+    image_directory: str = ""
+    image_environment: tuple[str, ...] = ()
     helper_image: str = ""
     hardened: bool = True
     volumes: Volumes = field(default_factory=lambda: Volumes(mounts=(), protected=False))
     network: Network = field(default_factory=Network)
     around: Surroundings | None = None
+    copies_early: bool = False
     services: ServiceGroup | None = None
 
     @classmethod
@@ -123,6 +128,7 @@ class JobPlace:
             api_version, _ = await asyncio.gather(self.engine.api_version(), self.engine.call(lambda client: client.ping()))
         except PrepareError as error:
             raise PrepareError(f"getting docker info: {error}") from error
+        self.copies_early = not await self.engine.is_podman()
         table, need = self.table, self.need
         resources.log_options(table.log_options)
         for entry in table.volumes:
@@ -194,6 +200,7 @@ class JobPlace:
             image = build.result()
             self.image, self.image_user, self.image_id = image.reference, image.user, image.id
             self.image_entrypoint = image.entrypoint
+            self.image_directory, self.image_environment = image.directory, image.environment
         if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
             self.lines.add(Level.PLAIN, NO_UMASK)
 
@@ -241,6 +248,7 @@ class JobPlace:
         """Take over what an earlier daemon found out."""
         assert self.around is not None
         self.image, self.image_user, self.image_id = found["image"], found["image_user"], found["image_id"]
+        self.image_entrypoint = tuple(found["image_entrypoint"])
         self.helper_image, self.hardened = found["helper_image"], found["hardened"]
         self.around = replace(self.around, hosts=tuple(found["hosts"]))
 
@@ -251,6 +259,7 @@ class JobPlace:
             "image": self.image,
             "image_user": self.image_user,
             "image_id": self.image_id,
+            "image_entrypoint": list(self.image_entrypoint),
             "helper_image": self.helper_image,
             "hardened": self.hardened,
             "hosts": list(self.around.hosts),
@@ -271,13 +280,27 @@ class JobPlace:
             platform=options.get("platform", ""),
         )
         around = self._with_mounts(self.spec.mounts)
+        if self.copies_early:
+            # An empty volume gets what the image has in its place, and that place's owner and mode, when the container is
+            # made: before the sources are there.
+            own = dict(zip(self.volumes.binds, self.volumes.binds_without_copy(self.need.builds_dir), strict=True))
+            around = replace(around, binds=tuple(own.get(bind, bind) for bind in around.binds))
         return build_container(self.table, around, process, asked_image=asked.name if asked is not None else "")
 
     @property
     def has_bare_shell(self) -> bool:
-        """Whether nothing but a shell runs in the container of the scripts when it starts; for whoever has made the place."""
+        """Whether nothing but a shell runs in the container of the scripts when it starts."""
         asked = self.spec.image
         return not self.image_entrypoint and (asked is None or not asked.entrypoint)
+
+    @property
+    def can_start_early(self) -> bool:
+        """Whether a shell may start in the container of the scripts before the sources are there; for whoever has made the
+        place. One that begins in a directory of theirs would have it made by the engine, for root alone, or lose it."""
+        variables = {entry.partition("=")[0] for entry in (*self.image_environment, *self.need.variables)}
+        directory = f"{posixpath.normpath(self.image_directory or '/')}/"
+        is_apart = not any(directory.startswith(f"{mount.destination}/") for mount in self.volumes.mounts)
+        return self.has_bare_shell and is_apart and not variables & READ_AT_START
 
     def _with_mounts(self, mounts: Sequence[Mount]) -> Surroundings:
         assert self.around is not None

@@ -52,6 +52,12 @@ class JobFiles(HelperFiles):
         await self._helper.start()
         self._builder.begin_early()
 
+    async def detach(self) -> None:
+        """Let go of what was begun."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+
     @property
     def is_direct(self) -> bool:
         """See the class."""

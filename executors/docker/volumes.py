@@ -69,6 +69,10 @@ class Volumes:
         """What every container of the job gets."""
         return tuple(mount.bind for mount in self.mounts)
 
+    def binds_without_copy(self, place: str) -> tuple[str, ...]:
+        """The same, where a volume that the runner makes at ``place`` gets nothing of the image's."""
+        return tuple(f"{mount.bind}:nocopy" if mount.name and mount.destination == place else mount.bind for mount in self.mounts)
+
     @property
     def made(self) -> tuple[Mount, ...]:
         """The volumes that the runner makes."""

@@ -22,7 +22,7 @@ class Meddling:
 
     ``act`` gets what the pattern has found, and is done before the request is passed on. With ``status`` the answer is that
     one and the engine hears nothing; with ``cut_after`` that many bytes of the engine's answer are passed on before the
-    connection breaks.
+    connection breaks; with ``is_deaf`` the engine sees the end of its input where there would be some.
     """
 
     pattern: str
@@ -31,6 +31,7 @@ class Meddling:
     act: Callable[[re.Match[str]], object] | None = None
     status: int = 0
     cut_after: int | None = None
+    is_deaf: bool = False
 
     def is_due(self, line: str) -> re.Match[str] | None:
         found = re.search(self.pattern, line)
@@ -74,7 +75,7 @@ class Meddler:
                 return
             if b"upgrade: tcp" not in fields.lower():
                 fields = b"Connection: close\r\n" + re.sub(rb"(?im)^connection:.*\r\n", b"", fields)
-            await _pass_on(reader, writer, first + b"\r\n" + fields, plan.cut_after if plan is not None else None)
+            await _pass_on(reader, writer, first + b"\r\n" + fields, plan or Meddling(pattern=""))
         except (OSError, asyncio.IncompleteReadError):
             writer.transport.abort()
         finally:
@@ -87,13 +88,14 @@ def _answer(status: int) -> bytes:
     return f"{head}Connection: close\r\n\r\n".encode() + body
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, cut_after: int | None) -> None:
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, plan: Meddling) -> None:
+    cut_after = plan.cut_after
     engine_reader, engine_writer = await asyncio.open_unix_connection(ENGINE)
     engine_writer.write(head)
 
     async def send() -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(PIECE_BYTES):
+            while (data := await reader.read(PIECE_BYTES)) and not plan.is_deaf:
                 engine_writer.write(data)
                 await engine_writer.drain()
             engine_writer.write_eof()

@@ -85,6 +85,28 @@ async def test_an_entrypoint_finds_the_sources(fake: FakeCoordinator, make_daemo
     assert "No such file" not in job.log
 
 
+@pytest.mark.parametrize("what", ["directory", "variable", "library"])
+async def test_a_shell_that_depends_on_the_sources_waits_for_them(
+    fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient, what: str
+) -> None:
+    """It begins in a directory of theirs, or reads one of their files first."""
+    project = "/builds/git/app"
+    of_image = {"directory": [f"WORKDIR {project}"], "library": [f"ENV LD_PRELOAD={project}/none.so"]}.get(what, [])
+    image = f"starts-late-{what}:local"
+    images.make(client, image, images.busybox(), of_image)
+    daemon = make_daemon(extra=HOOK)
+    daemon.start()
+    payload = with_sources(fake, [f"stat -c 'mode %a' {project}"], image={"name": image})
+    if what == "variable":
+        payload["variables"].append({"key": "BASH_ENV", "value": f"{project}/README", "public": True})
+    job = fake.add_job(payload)
+    await until(lambda: states(client, daemon) == {BUILD: "created", HELPER: "running"} or job.ended.is_set(), 90)
+    go_on(client, daemon)
+    await ended(job)
+    assert job.state == "success", job.log
+    assert "\nmode 777\n" in job.log, job.log
+
+
 @pytest.mark.parametrize("size", [MEBIBYTE, 3 * MEBIBYTE], ids=["small", "large"])
 async def test_files_go_out_and_in(fake: FakeCoordinator, make_daemon: MakeDaemon, size: int) -> None:
     """Artifacts and a cache, whatever is in them: it is no command to the shell that they pass."""

@@ -148,6 +148,18 @@ async def test_build_container_that_vanishes_before_its_script_is_made_again(
     assert job.log_is_whole()
 
 
+@pytest.mark.parametrize("sources", [False, True], ids=["direct", "sources"])
+async def test_script_that_was_lost_on_its_way_is_no_success(
+    run: Callable[..., Any], fake: FakeCoordinator, sources: bool
+) -> None:
+    """A shell that sees nothing but the end of its input ends well."""
+    payload = with_sources(fake, ["echo ran"]) if sources else job_payload(1, ["echo ran"])
+    job = await run(payload, Meddling(pattern="POST /containers/[0-9a-f]+/attach.*stdin=1$", is_deaf=True))
+    assert end_of(job) == SYSTEM, job.log
+    assert "the connection to the container was lost before it had its script" in job.log
+    assert "\nran\n" not in job.log
+
+
 @pytest.mark.parametrize("end", ["remove", "kill", "stop"])
 async def test_build_container_that_vanishes_under_its_script(
     fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient, end: str

@@ -29,6 +29,7 @@ DOCKER_FACTS = (
     "image lines 1",
     "ran",
     "due 1",
+    "used",
     "delivered 1",
     "log end",
     "ended 1",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from runner.job.outcome import misconfigured
+
+# What makes a URL unparsable: an escape that is none, and characters that no URL may have.
+_MALFORMED = re.compile(r"%(?![0-9A-Fa-f]{2})|[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class Directories:
 def slug(repo_url: str, project_id: int) -> str:
     """The part of the project's directory that its URL gives; ``project-<id>`` where the URL gives none."""
     fallback = f"project-{project_id}"
+    if _MALFORMED.search(repo_url):
+        return fallback
     try:
         parts = urlsplit(repo_url)
         host = parts.hostname
@@ -38,9 +44,9 @@ def slug(repo_url: str, project_id: int) -> str:
         return fallback
     if not host:
         return fallback
-    path = unquote(parts.path).removesuffix(".git")
+    path = unquote(parts.path, errors="surrogateescape").removesuffix(".git")
     cleaned = posixpath.normpath("/" + path).strip("/")
-    return fallback if ".." in cleaned else cleaned
+    return fallback if ".." in cleaned or "\0" in cleaned else cleaned
 
 
 def builds_root(builds_dir: str, working_dir: str) -> str:

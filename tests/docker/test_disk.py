@@ -339,7 +339,7 @@ async def test_a_slow_removal_holds_up_nothing_else(client: docker.APIClient, st
         kept.volumes.mark([stuck, *others])
         sweep = asyncio.create_task(kept.volumes.sweep())
         await until(lambda: not any(has_volume(client, name) for name in others), WAIT_S)
-        assert slow.waiting
+        await until(lambda: slow.waiting, WAIT_S)
         assert not sweep.done()
         waiting = asyncio.create_task(kept.job().take_volumes([stuck]))
         await kept.job().take_volumes(others)

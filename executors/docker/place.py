@@ -194,9 +194,10 @@ class JobPlace:
         helper_lines, service_lines, image_lines = KeptLines(), KeptLines(), KeptLines()
         async with _first_error(self.lines, helper_lines, service_lines, image_lines):
             async with asyncio.TaskGroup() as group:
+                started = asyncio.Event()
                 group.create_task(self._find_helper(helper_lines), name="helper image")
-                build = group.create_task(self._find_image(image_lines), name="image")
-                group.create_task(self._run_services(helper, service_lines), name="services")
+                build = group.create_task(self._find_image_behind(started, image_lines), name="image")
+                group.create_task(self._run_services(helper, service_lines, started), name="services")
             image = build.result()
             self.image, self.image_user, self.image_id = image.reference, image.user, image.id
             self.image_entrypoint = image.entrypoint
@@ -204,12 +205,20 @@ class JobPlace:
         if "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR" in self.need.flags:
             self.lines.add(Level.PLAIN, NO_UMASK)
 
-    async def _run_services(self, helper: Callable[[], Awaitable[str]], lines: Lines) -> None:
+    async def _run_services(self, helper: Callable[[], Awaitable[str]], lines: Lines, started: asyncio.Event) -> None:
         assert self.services is not None
         assert self.around is not None
         await self.services.start(self._service_image, lines)
+        started.set()
         self.around = replace(self.around, hosts=self.services.hosts)
         await self.services.wait(helper, lines)
+
+    async def _find_image_behind(self, services_started: asyncio.Event, lines: Lines) -> Image:
+        """The image; behind services of the same, since the first who asks for an image is told how it was found."""
+        assert self.services is not None
+        if self.image_name in {service.image.name for service in self.services.services}:
+            await services_started.wait()
+        return await self._find_image(lines)
 
     async def _find_image(self, lines: Lines) -> Image:
         self._named_image(lines)

@@ -28,6 +28,10 @@ log = structlog.get_logger()
 LOG_BYTES = 64 * 1024
 LINE_BYTES = 256 * 1024
 ALIVE_PAUSE_S = 0.5
+# How long the first words of a service are waited for that did not come up: it may only just have begun, and the engine keeps
+# them a moment later than they are said.
+FIRST_WORDS_S = 1.0
+FIRST_WORDS_PAUSE_S = 0.05
 SHORT_ID = 12
 GREY, YELLOW, RESET = "\x1b[0;37m", "\x1b[0;33m", "\x1b[0;m"
 
@@ -199,11 +203,20 @@ class ServiceGroup:
     async def _report(self, running: Running, error: str, probe: ProbeLog | None) -> str:
         title = f"{YELLOW}*** WARNING:{RESET} Service {running.name} probably didn't start properly."
         checks = "" if probe is None else _block("Health check container logs:", "\n".join(probe.lines)[:LOG_BYTES])
-        output = await self._output(running)
+        output = await self._first_words(running)
         return (
             f"\n{title}\n{_block('Health check error:', error)}{checks}{_block('Service container logs:', output)}"
             f"\n{YELLOW}*********{RESET}\n\n"
         )
+
+    async def _first_words(self, running: Running) -> str:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FIRST_WORDS_S
+        while True:
+            output = await self._output(running)
+            if output or loop.time() >= until:
+                return output
+            await asyncio.sleep(FIRST_WORDS_PAUSE_S)
 
     async def _output(self, running: Running) -> str:
         """The beginning of what a service wrote, both streams."""

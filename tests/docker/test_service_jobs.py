@@ -70,6 +70,20 @@ async def test_service_without_a_port_does_not_hold_the_job_up(fake: FakeCoordin
     assert warning.startswith("*** WARNING: Service runner-lab-project-9-concurrent-0-")
 
 
+async def test_the_first_words_of_a_service_that_is_slow_to_speak_are_shown(
+    fake: FakeCoordinator, make_daemon: MakeDaemon
+) -> None:
+    """One that is of the image of the job: the engine is asked for it once, and the service is told of it."""
+    service = {"name": "busybox:local", "entrypoint": ["sh", "-c"], "command": ["sleep 0.4; echo first words; exit 3"]}
+    job = fake.add_job(job_payload(1, ["echo ran"], services=[service], variables={"GIT_STRATEGY": "none"}))
+    make_daemon().start()
+    assert (await ended(job)).state == "success"
+    assert "first words" in job.log
+    found = 'Using locally found image version due to "if-not-present" pull policy'
+    assert job.log.count(found) == 1
+    assert job.log.index("Starting service busybox:local") < job.log.index(found) < job.log.index("Waiting for services")
+
+
 async def test_everything_of_a_job_with_its_own_network_goes(
     fake: FakeCoordinator, make_daemon: MakeDaemon, client: docker.APIClient
 ) -> None:

@@ -71,7 +71,8 @@ def probe(request: Message) -> Message:
 
 
 def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message | None:
-    """Fork a supervisor. None in a warm parent whose daemon is gone, and in the child once its work is over."""
+    """Fork a supervisor, unless the record has one. None in a warm parent whose daemon is gone, and in the child once its
+    work is over."""
     directory = request["directory"]
     try:
         dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -83,7 +84,7 @@ def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message |
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return {"id": request["id"], "held": True}
+            return {"id": request["id"]}
         try:
             os.unlink("control.sock", dir_fd=dir_fd)
         except FileNotFoundError:
@@ -104,7 +105,7 @@ def spawn(link: socket.socket, libc: ctypes.CDLL, request: Message) -> Message |
                 code = 0
             finally:
                 os._exit(code)
-        return {"id": request["id"], "held": False}
+        return {"id": request["id"]}
     finally:
         os.close(dir_fd)
         os.close(lock_fd)

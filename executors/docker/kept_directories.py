@@ -41,8 +41,7 @@ class KeptDirectories(Shelf):
                 failed = await self._trees.sweep(self.root)
         except (OSError, TimeoutError) as error:
             failed = {self.root: str(error) or "it takes too long"}
-        for path, why in failed.items():
-            log.warning("could not be removed from the disk", kind="volumes", path=path, error=why)
+        _complain(failed)
 
     def _name_of(self, key: str) -> str:
         return f"{self.root}/{key.replace(':', '/')}"
@@ -71,9 +70,13 @@ class KeptDirectories(Shelf):
             failed = await self._trees.take(self.root, [self._below(name)])
         except OSError as error:
             failed = {name: str(error)}
-        for path, why in failed.items():
-            log.warning("could not be removed from the disk", kind="volumes", path=path, error=why)
+        _complain(failed)
         return not failed
 
     def _below(self, name: str) -> str:
         return name.removeprefix(f"{self.root}/")
+
+
+def _complain(failed: Mapping[str, str]) -> None:
+    for path, why in failed.items():
+        log.warning("could not be removed from the disk", kind="volumes", path=path, error=why)

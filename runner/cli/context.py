@@ -110,11 +110,12 @@ def info_of(runner: RunnerConfig) -> dict[str, Any]:
     return runner_info(KINDS.get(runner.executor), shell=runner.shell, labels=runner.labels)
 
 
-def check_writable(path: Path) -> None:
-    """End the command where what it is about to do could not be saved; a missing file has nothing to lose."""
+def check_writable(path: Path, *, may_be_made: bool = False) -> None:
+    """End the command where what it is about to do could not be saved; a missing file has nothing to lose, unless the
+    command would make it."""
     from runner.config.edit import why_not_writable
 
-    reason = why_not_writable(path) if path.exists() else ""
+    reason = why_not_writable(path) if may_be_made or path.exists() else ""
     if reason:
         fail(f"the configuration could not be saved: {reason}")
 

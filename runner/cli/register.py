@@ -12,10 +12,10 @@ import click
 import structlog
 
 from executors.registry import KINDS
-from runner.cli.context import ask, begin, fail, info_of, read_config, system_id
+from runner.cli.context import ask, begin, check_writable, fail, info_of, read_config, system_id
 from runner.cli.flags import runner_options, runner_values, spelled
 from runner.config.diagnostics import Severity
-from runner.config.edit import append_runner, runner_text, set_runner_values, why_not_writable
+from runner.config.edit import append_runner, runner_text, set_runner_values
 from runner.config.load import parse
 from runner.config.model import Config, RunnerConfig
 from runner.config.schema import LATER_EXECUTORS, OPEN_TABLES, REFUSED_EXECUTORS
@@ -79,7 +79,7 @@ class _Registration:
         self._values = runner_values(self._given)
         self._merge_template()
         self._config = read_config(self._path)
-        self._check_writable()
+        check_writable(self._path, may_be_made=True)
         self._system_id = system_id(self._path)
         self._values["url"] = self._need("url", "Enter the GitLab instance URL (for example, https://gitlab.com/):")
         self._find_token()
@@ -183,11 +183,6 @@ class _Registration:
         if not isinstance(runners, list) or len(runners) != 1 or not isinstance(runners[0], dict):
             fail(f"{TEMPLATE_ERROR}: configuration template must contain exactly one [[runners]] entry")
         _fill(self._values, {key: value for key, value in spelled(runners[0]).items() if key not in ("token", "name")})
-
-    def _check_writable(self) -> None:
-        reason = why_not_writable(self._path)
-        if reason:
-            fail(f"the configuration could not be saved: {reason}")
 
     def _check_values(self) -> None:
         """Refuse what would make an entry that cannot be used, while GitLab knows nothing of it yet."""
